@@ -1,0 +1,127 @@
+"""Running a job from the command line: one clear line for an error, and the closing accounts."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.runners.runner import PipelineResult, create_runner
+
+from pipelines.arguments import BatchArguments
+from pipelines.progress_bar import shown
+from runners.options import UnusableRunner, pipeline_options
+from transforms import counters
+from transforms.accounts import SUMMARY
+from transforms.csv_files import CODECS
+from transforms.errors import UserError
+from transforms.files import delete, publish, read_json
+
+USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
+WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+
+Build = Callable[[beam.Pipeline, BatchArguments], None]
+
+
+def launch(build: Build, parse: Callable[[], BatchArguments]) -> int:
+    """Parses the arguments, runs the pipeline that `build` makes, and prints the accounts.
+
+    Returns the exit status: 0, 1 when the accounts do not balance, 2 for what the user has to put right.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
+    try:
+        arguments = parse()
+        _refuse_unwritable(arguments.output)
+        earlier = read_json(FileSystems.join(arguments.output, SUMMARY))
+        result = _run(build, arguments)
+        summary = read_json(FileSystems.join(arguments.output, SUMMARY))
+        _delete_stale_files(arguments.output, earlier, summary)
+    except (UserError, UnusableRunner) as error:
+        return _fail(WHILE_RUNNING.sub("", str(error)))
+    except RuntimeError as error:  # a portable runner tells of an error in a worker as text
+        if found := USER_ERROR_IN_TEXT.search(str(error)):
+            return _fail(found[1])
+        raise
+    for line in closing_lines(arguments.output, summary):
+        print(line)
+    if summary["balanced"]:
+        return 0
+    for line in _losses(result, summary):
+        print(f"rows lost        {line}")
+    return 1
+
+
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] is UserError)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _refuse_unwritable(output: str) -> None:
+    """UserError now, rather than after an hour of reading, when the output cannot be written."""
+    probe = FileSystems.join(output, ".writable")
+    publish(probe, b"")
+    FileSystems.delete([probe])
+
+
+def _run(build: Build, arguments: BatchArguments) -> PipelineResult:
+    options = pipeline_options(arguments.runner, arguments.beam_flags)
+    try:
+        runner = create_runner(options.get_all_options()["runner"])
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"--runner {arguments.runner}: {error}") from error
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline, arguments)
+    with shown(_input_bytes(arguments.inputs)):
+        result = pipeline.run()
+        result.wait_until_finish()
+    return result
+
+
+def _input_bytes(paths: tuple[str, ...]) -> int | None:
+    """The bytes to read; None where some are compressed."""
+    if any(path.endswith(tuple(CODECS)) for path in paths):
+        return None
+    return sum(file.size_in_bytes for match in FileSystems.match(list(paths)) for file in match.metadata_list)
+
+
+def _delete_stale_files(output: str, earlier: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> None:
+    """Deletes what an earlier run over the same inputs wrote and this one did not: its rows are gone."""
+    if earlier and earlier["inputs"] == summary["inputs"]:
+        delete(output, set(earlier["output_files"]) - set(summary["output_files"]))
+
+
+def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:
+    """The accounts, a line each, ending with where to look next."""
+    dead_letters = summary["dead_letters"]
+    yield f"read             {summary['read']:>13,}"
+    yield f"  accepted       {summary['accepted']:>13,}"
+    yield f"  duplicates     {summary['duplicates']:>13,}"
+    yield f"  dead letters   {sum(dead_letters.values()):>13,}"
+    for reason, rows in dead_letters.items():
+        yield f"    {rows:>26,}  {reason}"
+    yield f"balanced         {'yes' if summary['balanced'] else 'NO':>13}"
+    yield f"windows          {summary['windows']:>13,}  with {summary['aggregates']:,} aggregates"
+    yield f"files            {summary['files']:>13,}  of {summary['bytes']:,} bytes"
+    yield f"seconds          {summary['seconds']:>13,.1f}  at {summary['rows_per_second']:,} rows/s"
+    if summary["blank_lines"]:
+        yield f"blank lines      {summary['blank_lines']:>13,}  passed over"
+    if summary["unknown_columns"]:
+        yield f"unknown columns  ignored: {', '.join(summary['unknown_columns'])}"
+    yield f"look next        {FileSystems.join(output, SUMMARY)}"
+
+
+def _losses(result: PipelineResult, summary: Mapping[str, Any]) -> Iterator[str]:
+    written = {name: summary[name] for name in ("accepted", "duplicates", "aggregated")}
+    dead_letters = sum(summary["dead_letters"].values())
+    return counters.losses(counters.counted(result) | written | {"dead_letters": dead_letters})

@@ -1,0 +1,44 @@
+"""From the name of a runner to Beam's pipeline options."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+
+
+class UnusableRunner(ValueError):
+    """There is no such runner, or it has no such option; the message is for the user."""
+
+
+def pipeline_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options for a batch run on that runner; the user's own flags win over the defaults.
+
+    DirectRunner is the in-process FnApiRunner, named explicitly, with a worker thread per core: Beam's own
+    DirectRunner tries other runners first and so differs from machine to machine. UnusableRunner for a flag
+    that no runner in this process knows; other runners have options that only they know.
+    """
+    if runner == "DirectRunner":
+        if unknown := _unknown(flags):
+            raise UnusableRunner(unknown)
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        defaults = ["--runner", IN_PROCESS, f"--direct_num_workers={workers}"]
+    else:
+        defaults = ["--runner", runner]
+    return PipelineOptions([*defaults, *flags])
+
+
+def _unknown(flags: Sequence[str]) -> str | None:
+    known = {f"--{name}" for name in PipelineOptions(list(flags)).get_all_options()}
+    for flag in flags:
+        name = flag.partition("=")[0]
+        if not name.startswith("--"):
+            continue
+        if name not in known and name.replace("--no_", "--") not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
+    return None

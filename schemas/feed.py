@@ -1,0 +1,213 @@
+"""The declaration of a feed, and what derives from it: Arrow schemas and validation rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+TEXT = pa.dictionary(pa.int32(), pa.string())
+MAXIMUM_RULES = 63
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a feed.
+
+    `type` is the Arrow type in memory; text is dictionary-encoded (`TEXT`), so that a rule on it is
+    evaluated once per distinct value. `minimum` and `maximum` are inclusive and in `unit`.
+    `known` are the only values accepted, when given. The two age limits are seconds from the time of
+    processing and apply to a timestamp. `zero_can_mean_missing` marks a field whose 0 may stand for
+    "no reading".
+    """
+
+    name: str
+    type: pa.DataType
+    description: str
+    unit: str | None = None
+    required: bool = False
+    pattern: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    known: frozenset[str] | None = field(default=None, repr=False)
+    max_future_seconds: float | None = None
+    max_age_seconds: float | None = None
+    zero_can_mean_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
+            raise ValueError(f"{self.name}: the minimum {self.minimum:g} is above the maximum {self.maximum:g}")
+
+    @property
+    def arrow(self) -> pa.Field:
+        """The Arrow field, with description and unit in its metadata."""
+        metadata = {"description": self.description} | ({"unit": self.unit} if self.unit else {})
+        return pa.field(self.name, self.type, nullable=not self.required, metadata=metadata)
+
+    @property
+    def is_number(self) -> bool:
+        return pa.types.is_floating(self.type) or pa.types.is_integer(self.type)
+
+    def rules(self) -> Iterable[Rule]:
+        """The rules that the declaration implies, in the order in which a dead letter names them."""
+        timestamp = pa.types.is_timestamp(self.type)
+        if self.required:
+            yield Rule(self, "missing", "is missing")
+        if self.is_number:
+            yield Rule(self, "unparsable", "is not a number")
+        if timestamp:
+            yield Rule(self, "unparsable", "is not an ISO 8601 timestamp")
+            yield Rule(self, "nonexistent", "is a local time that the clock change skips")
+        if pa.types.is_floating(self.type):
+            yield Rule(self, "not_finite", "is NaN or infinite")
+        if self.pattern:
+            yield Rule(self, "malformed", f"does not match {self.pattern}")
+        if self.known is not None:
+            yield Rule(self, "unknown", f"is none of the {len(self.known):,} known ones")
+        if self.minimum is not None or self.maximum is not None:
+            low = "-inf" if self.minimum is None else f"{self.minimum:,g}"
+            high = "inf" if self.maximum is None else f"{self.maximum:,g}"
+            yield Rule(self, "out_of_range", f"is outside {low} to {high}{f' {self.unit}' if self.unit else ''}")
+        if self.max_future_seconds is not None:
+            yield Rule(self, "in_future", f"is over {self.max_future_seconds:,g} s in the future")
+        if self.max_age_seconds is not None:
+            yield Rule(self, "too_old", f"is over {self.max_age_seconds:,g} s old")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One thing that can be wrong with one field of a reading."""
+
+    field: Field
+    kind: str
+    complaint: str
+
+    @property
+    def name(self) -> str:
+        """The reason that dead letters and accounts give, such as `speed_mph_out_of_range`."""
+        return f"{self.field.name}_{self.kind}"
+
+    @property
+    def message(self) -> str:
+        return f"{self.field.name} {self.complaint}"
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One column of a window's row: `function` over the values of the field `of` in that window."""
+
+    name: str
+    function: str
+    of: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A feed of readings: its columns, what identifies a reading, and what is aggregated per window.
+
+    `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
+    reading in its window; readings that agree in both are duplicates of each other.
+
+    >>> from schemas.traffic import TRAFFIC
+    >>> TRAFFIC.with_bounds({"speed_mph": (0, 100)}).field("speed_mph").maximum
+    100
+    """
+
+    name: str
+    description: str
+    fields: tuple[Field, ...]
+    key: str
+    event_time: str
+    aggregates: tuple[Aggregate, ...]
+    window_seconds: int = 300
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in self.fields]
+        named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
+        if missing := named - set(names):
+            raise ValueError(f"feed {self.name} names fields that it does not declare: {sorted(missing)}")
+        if len(self.rules) > MAXIMUM_RULES:
+            raise ValueError(f"feed {self.name} has more than {MAXIMUM_RULES} rules")
+
+    def field(self, name: str) -> Field:
+        """The field of that name; KeyError when the feed has none."""
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Field]:
+        return {field.name: field for field in self.fields}
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule of the feed; a rule's place is its bit in a reading's `broken` column."""
+        return tuple(rule for field in self.fields for rule in field.rules())
+
+    def bit(self, field: str, kind: str) -> np.uint64:
+        """That rule's bit in a reading's `broken` column; KeyError when the feed has no such rule."""
+        return self._bits[f"{field}_{kind}"]
+
+    @cached_property
+    def _bits(self) -> Mapping[str, np.uint64]:
+        return {rule.name: np.uint64(1 << place) for place, rule in enumerate(self.rules)}
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields if field.required)
+
+    @cached_property
+    def reading_schema(self) -> pa.Schema:
+        """An accepted reading: the feed's fields, then where it came from."""
+        return pa.schema([*(field.arrow for field in self.fields), *WHERE_FROM])
+
+    @cached_property
+    def decoded_schema(self) -> pa.Schema:
+        """A reading between decode and validate: with its original bytes and the rules already broken."""
+        fields = [field.arrow.with_nullable(True) for field in self.fields]
+        return pa.schema([*fields, *WHERE_FROM, pa.field("value", pa.binary()), pa.field("broken", pa.uint64())])
+
+    @cached_property
+    def aggregate_schema(self) -> pa.Schema:
+        """One row per key and window."""
+        return pa.schema(
+            [
+                self.field(self.key).arrow,
+                pa.field("window_start", TIMESTAMP, nullable=False, metadata={"description": "Inclusive."}),
+                pa.field("window_end", TIMESTAMP, nullable=False, metadata={"description": "Exclusive."}),
+                *(self._aggregate_field(aggregate) for aggregate in self.aggregates),
+            ]
+        )
+
+    def _aggregate_field(self, aggregate: Aggregate) -> pa.Field:
+        unit = self.field(aggregate.of).unit
+        counts = aggregate.function in ("count", "missing_count")
+        if counts:
+            unit = "readings"
+        elif aggregate.function == "variance" and unit:
+            unit = f"{unit}^2"
+        metadata = {"description": aggregate.description} | ({"unit": unit} if unit else {})
+        return pa.field(aggregate.name, pa.int64() if counts else pa.float64(), not counts, metadata)
+
+    def with_field(self, name: str, **changes: object) -> Feed:
+        """The feed with that field's declaration changed; KeyError when the feed has none of that name."""
+        changed = replace(self.field(name), **changes)  # type: ignore[arg-type]
+        return replace(self, fields=tuple(changed if f.name == name else f for f in self.fields))
+
+    def with_bounds(self, bounds: Mapping[str, tuple[float | None, float | None]]) -> Feed:
+        """The feed with other limits; None leaves a side open. ValueError for a field that is no number."""
+        feed = self
+        for name, (minimum, maximum) in bounds.items():
+            if not feed.field(name).is_number:
+                raise ValueError(f"{name} is no number: it has no bounds")
+            feed = feed.with_field(name, minimum=minimum, maximum=maximum)
+        return feed
+
+
+WHERE_FROM = (
+    pa.field("source", TEXT, nullable=False, metadata={"description": "The file that the reading came from."}),
+    pa.field("position", pa.int64(), nullable=False, metadata={"description": "Its row there; the first is 1."}),
+)

@@ -1,0 +1,113 @@
+"""The accounts: where every reading that was read has gone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.transforms.window import GlobalWindows
+
+from transforms.files import publish_json
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """What one step has to say; accounts add up with `+`.
+
+    `accepted` and `dead_letters` are counted from the files written, `read` where the source reads: the two
+    ends of the pipeline, so that a loss anywhere between shows. `aggregated` is the sum of the windows'
+    message counts.
+
+    >>> (Accounts(read=3) + Accounts(accepted=2, duplicates=1)).balanced
+    False
+    >>> (Accounts(read=3) + Accounts(accepted=2, duplicates=1) + Accounts(aggregated=2)).balanced
+    True
+    """
+
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    aggregated: int = 0
+    windows: int = 0
+    aggregates: int = 0
+    blank_lines: int = 0
+    unknown_columns: frozenset[str] = frozenset()
+    files: frozenset[str] = frozenset()
+    bytes: int = 0
+
+    def __add__(self, other: Accounts) -> Accounts:
+        def combine(name: str):
+            mine, its = getattr(self, name), getattr(other, name)
+            return mine | its if isinstance(mine, frozenset) else mine + its
+
+        return Accounts(**{each.name: combine(each.name) for each in fields(self)})
+
+    @property
+    def balanced(self) -> bool:
+        """Whether read = accepted + duplicates + dead letters, and every accepted reading is in a window."""
+        accounted = self.accepted + self.duplicates + self.dead_letters.total()
+        return self.read == accounted and self.accepted == self.aggregated
+
+    def summary(self, seconds: float) -> dict[str, object]:
+        """What `summary.json` says, given the seconds that the run took."""
+        return {
+            "read": self.read,
+            "accepted": self.accepted,
+            "duplicates": self.duplicates,
+            "dead_letters": dict(self.dead_letters.most_common()),
+            "balanced": self.balanced,
+            "blank_lines": self.blank_lines,
+            "unknown_columns": sorted(self.unknown_columns),
+            "windows": self.windows,
+            "aggregates": self.aggregates,
+            "aggregated": self.aggregated,
+            "files": len(self.files),
+            "bytes": self.bytes,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(self.read / seconds),
+            "output_files": sorted(self.files),
+        }
+
+
+class AddAccounts(beam.CombineFn):
+    """Adds accounts up."""
+
+    def create_accumulator(self) -> Accounts:
+        return Accounts()
+
+    def add_input(self, accumulator: Accounts, element: Accounts) -> Accounts:
+        return accumulator + element
+
+    def merge_accumulators(self, accumulators: Iterable[Accounts]) -> Accounts:
+        return sum(accumulators, Accounts())
+
+    def extract_output(self, accumulator: Accounts) -> Accounts:
+        return accumulator
+
+
+@dataclass
+class WriteSummary(beam.PTransform):
+    """The accounts of all steps -> `summary.json` below the root: what the run was, and where its rows went."""
+
+    root: str
+    description: Mapping[str, object]
+    started: float = field(default_factory=time.time)
+
+    def expand(self, accounts: Sequence[beam.PCollection[Accounts]]) -> beam.PCollection[int]:
+        return (
+            [each | f"Window{place}" >> beam.WindowInto(GlobalWindows()) for place, each in enumerate(accounts)]
+            | beam.Flatten()
+            | beam.CombineGlobally(AddAccounts())
+            | beam.Map(self._write).with_output_types(int)
+        )
+
+    def _write(self, accounts: Accounts) -> int:
+        summary = {**self.description, **accounts.summary(time.time() - self.started)}
+        return publish_json(FileSystems.join(self.root, SUMMARY), summary)

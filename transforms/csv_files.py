@@ -1,0 +1,275 @@
+"""CSV files as batches of records: original bytes, with the file and the row that they came from."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from schemas.feed import Feed
+from schemas.record import RECORD
+from transforms import counters
+from transforms.accounts import Accounts
+from transforms.errors import UserError
+from transforms.progress import progress
+
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+BATCH_BYTES = 4 << 20
+BLOCK_BYTES = 32 << 20
+MAXIMUM_RECORD_LINES = 50
+
+NEWLINE, QUOTE, RETURN = b'\n"\r'
+
+
+class Block(NamedTuple):
+    """A run of whole records of one file. `end` is None for "to the end of the file"."""
+
+    path: str
+    columns: tuple[str, ...]
+    start: int
+    end: int | None
+    first_row: int
+
+
+class Records(NamedTuple):
+    """Where the records of a text lie: `starts` and `ends` are byte offsets; `end` is where the last one ends.
+
+    Blank lines are no records; `blank_lines` counts them.
+    """
+
+    starts: np.ndarray
+    ends: np.ndarray
+    end: int
+    blank_lines: int
+
+
+def find_records(text: bytes, width: int, at_end: bool = True) -> Records:
+    r"""The records of a CSV text of `width` fields a row, each with its line ending.
+
+    A line is a record, unless it leaves a quote open and one of the next lines closes it into a record of the
+    right width (RFC 4180 allows line breaks in quoted fields). So an unclosed quote spoils its own line only.
+    Unless `at_end`, a last line without its line ending, and lines that may go on past it, are left out.
+
+    >>> find_records(b'a,1\n"b\nc",2\n"d,3\n\ne,4', width=2).starts.tolist()
+    [0, 4, 12, 18]
+    """
+    array = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(array == NEWLINE) + 1
+    if at_end and len(text) and (not len(ends) or ends[-1] != len(text)):
+        ends = np.append(ends, len(text))
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    end = int(ends[-1]) if len(ends) else 0
+    if QUOTE in text:
+        starts, ends, end = _join_quoted_lines(text, array, starts, ends, width, at_end)
+    blank = _is_blank(array, starts, ends)
+    if blank.any():
+        starts, ends = starts[~blank], ends[~blank]
+    return Records(starts, ends, end, int(blank.sum()))
+
+
+def _is_blank(array: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    length, first = ends - starts, array[starts]
+    blank = (length == 1) & ((first == NEWLINE) | (first == RETURN))
+    pairs = np.flatnonzero((length == 2) & (first == RETURN))
+    blank[pairs] = array[starts[pairs] + 1] == NEWLINE
+    return blank
+
+
+def _join_quoted_lines(
+    text: bytes, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int, at_end: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    quotes = np.searchsorted(np.flatnonzero(array == QUOTE), ends)
+    odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
+    joined = np.ones(len(ends), bool)  # whether a record ends with this line
+    lines = len(ends)
+    place = 0
+    while place < len(odd):
+        first = odd[place]
+        following = odd[place + 1] if place + 1 < len(odd) else None
+        if following is None or following - first >= MAXIMUM_RECORD_LINES:
+            if following is None and not at_end and lines - first < MAXIMUM_RECORD_LINES:
+                lines = first  # the closing quote may be in what follows this text
+                break
+            place += 1
+        elif _is_one_record(text[starts[first] : ends[following]], width):
+            joined[first:following] = False
+            place += 2
+        else:
+            place += 1
+    joined = joined[:lines]
+    ends = ends[:lines][joined]
+    starts = starts[:lines][np.concatenate([[True], joined[:-1]])] if lines else starts[:0]
+    return starts, ends, int(ends[-1]) if len(ends) else 0
+
+
+def _is_one_record(text: bytes, width: int) -> bool:
+    try:
+        rows = list(csv.reader(io.StringIO(text.decode("latin-1"), newline=""), strict=True))
+    except csv.Error:
+        return False
+    return len(rows) == 1 and len(rows[0]) == width
+
+
+def to_record_batch(
+    text: bytes, records: Records, source: str, first_row: int, columns: Sequence[str]
+) -> pa.RecordBatch:
+    """The records as a batch of `RECORD`, without a copy where they lie side by side.
+
+    The header's columns travel in the schema's metadata under `columns`, as JSON.
+    """
+    rows = len(records.starts)
+    buffer = pa.py_buffer(text)
+    if rows and (records.starts[1:] == records.ends[:-1]).all():
+        offsets = np.append(records.starts, records.ends[-1]).astype(np.int32)
+        value = pa.BinaryArray.from_buffers(pa.binary(), rows, [None, pa.py_buffer(offsets), buffer])
+    else:
+        value = pa.array([text[a:b] for a, b in zip(records.starts, records.ends, strict=True)], pa.binary())
+    where = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([source]))
+    position = pa.array(np.arange(first_row, first_row + rows))
+    schema = RECORD.with_metadata({"columns": json.dumps(list(columns))})
+    return pa.RecordBatch.from_arrays([value, where, position], schema=schema)
+
+
+def find_blocks(path: str, feed: Feed) -> Iterator[Block]:
+    """The blocks of a file, which can be read side by side; none for an empty file.
+
+    Finding them reads the file once, to know each block's first row. A compressed file is one block.
+    UserError when the file cannot be read, or its header lacks a column that the feed requires.
+    """
+    with _open(path) as file:
+        columns, start = _read_header(path, file, feed)
+        if not columns:
+            return
+        if _codec(path):
+            yield Block(path, columns, start, None, 1)
+            return
+        first_row, row, end = 1, 1, start
+        for text, records in _texts(path, file, len(columns), None):
+            row, end = row + len(records.starts), end + len(text)
+            if end - start >= BLOCK_BYTES:
+                yield Block(path, columns, start, end, first_row)
+                start, first_row = end, row
+        if end > start:
+            yield Block(path, columns, start, end, first_row)
+
+
+def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches of records of a few MB each, and how many blank lines each passed over.
+
+    UserError when the file is truncated or damaged.
+    """
+    row = block.first_row
+    with _open(block.path) as file:
+        if _codec(block.path):
+            _read(block.path, file, block.start)
+        else:
+            file.seek(block.start)
+        length = None if block.end is None else block.end - block.start
+        for text, records in _texts(block.path, file, len(block.columns), length):
+            yield to_record_batch(text, records, block.path, row, block.columns), records.blank_lines
+            row += len(records.starts)
+
+
+def _codec(path: str) -> str | None:
+    return next((codec for suffix, codec in CODECS.items() if path.endswith(suffix)), None)
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    codec = _codec(path)
+    return pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) if codec else file
+
+
+def _read(path: str, file: BinaryIO, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise UserError(f"{path}: truncated or damaged: {error}") from error
+
+
+def _texts(path: str, file: BinaryIO, width: int, length: int | None) -> Iterator[tuple[bytes, Records]]:
+    """Texts of whole records of about BATCH_BYTES, up to `length` bytes or the end of the file."""
+    rest = b""
+    while True:
+        wanted = BATCH_BYTES if length is None else min(BATCH_BYTES, length)
+        chunk = _read(path, file, wanted) if wanted else b""
+        length = None if length is None else length - len(chunk)
+        text = rest + chunk
+        records = find_records(text, width, at_end=not chunk)
+        end = records.end
+        if end:
+            yield text[:end], records
+        rest = text[end:]
+        if not chunk:
+            return
+
+
+def _read_header(path: str, file: BinaryIO, feed: Feed) -> tuple[tuple[str, ...], int]:
+    """The header's columns and the byte after it; the file is left standing there."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = _read(path, file, 1)
+        if not byte:
+            break
+        line += byte
+    start = len(line)
+    try:
+        header = line.removeprefix(codecs.BOM_UTF8).decode().strip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: its header row is not UTF-8") from error
+    if not header:
+        return (), start
+    columns = tuple(name.strip() for name in next(csv.reader([header])))
+    if missing := [name for name in feed.required if name not in columns]:
+        raise UserError(f"{path}: has no column {', '.join(missing)}; its header row is {header[:200]!r}")
+    if repeated := [field.name for field in feed.fields if columns.count(field.name) > 1]:
+        raise UserError(f"{path}: has more than one column {', '.join(repeated)}")
+    return columns, start
+
+
+class _ReadBlocks(beam.DoFn):
+    def __init__(self, feed: Feed) -> None:
+        self.known = {field.name for field in feed.fields}
+
+    def process(self, block: Block) -> Iterable[pa.RecordBatch]:
+        read = blank = 0
+        for batch, blank_lines in read_block(block):
+            read, blank = read + batch.num_rows, blank + blank_lines
+            progress.add(read=batch.num_rows, bytes=batch["value"].nbytes)
+            counters.add(read=batch.num_rows)
+            yield batch
+        unknown = {column for column in block.columns if column not in self.known}
+        yield beam.pvalue.TaggedOutput(
+            "accounts", Accounts(read=read, blank_lines=blank, unknown_columns=frozenset(unknown))
+        )
+
+
+@dataclass
+class ReadCsv(beam.PTransform):
+    """Paths of CSV files -> `records`, batches of `RECORD`, and `accounts`, what was read."""
+
+    feed: Feed
+
+    def expand(self, paths: beam.PCollection[str]) -> beam.pvalue.DoOutputsTuple:
+        return (
+            paths
+            | "FindBlocks" >> beam.FlatMap(find_blocks, self.feed).with_output_types(Block)
+            | beam.Reshuffle()
+            | "ReadBlocks"
+            >> beam.ParDo(_ReadBlocks(self.feed))
+            .with_output_types(pa.RecordBatch, accounts=Accounts)
+            .with_outputs("accounts", main="records")
+        )

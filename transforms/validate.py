@@ -1,0 +1,130 @@
+"""Validate: readings that keep every rule of their feed go on, the others become dead letters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.feed import Feed, Rule
+from transforms import counters
+from transforms.dead_letters import Failure, to_dead_letters
+from transforms.progress import progress
+
+
+def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
+    """For each reading of `feed.decoded_schema` the rules that it breaks: uint64, bit i for `feed.rules[i]`.
+
+    `now` is microseconds since the epoch.
+    """
+    broken = readings["broken"].to_numpy().copy()
+    for rule in feed.rules:
+        rows = _breaking(rule, readings[rule.field.name], broken, feed, now)
+        if rows is not None and rows.any():
+            broken[rows] |= feed.bit(rule.field.name, rule.kind)
+    return broken
+
+
+def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now: int) -> np.ndarray | None:
+    field = rule.field
+    absent = column.null_count == len(column)
+    match rule.kind:
+        case "missing" if column.null_count:
+            null = column.is_null().to_numpy(zero_copy_only=False)
+            return null & (broken & _bits_of(feed, field.name) == 0)
+        case "not_finite" if not absent:
+            return ~np.isfinite(_numbers(column)) & _valid(column)
+        case "out_of_range" if not absent:
+            numbers = _numbers(column)
+            low = -np.inf if field.minimum is None else field.minimum
+            high = np.inf if field.maximum is None else field.maximum
+            return np.isfinite(numbers) & ((numbers < low) | (numbers > high))
+        case "malformed":
+            matches = pc.match_substring_regex(column.dictionary, f"^({field.pattern})$")
+            return _of_values(column, ~matches.to_numpy(zero_copy_only=False))
+        case "unknown":
+            known = pc.is_in(column.dictionary, pa.array(sorted(field.known or ()), pa.string()))
+            return _of_values(column, ~known.to_numpy(zero_copy_only=False))
+        case "in_future" if not absent:
+            return _micros(column) > now + int(field.max_future_seconds * 1e6)
+        case "too_old" if not absent:
+            return _valid(column) & (_micros(column) < now - int(field.max_age_seconds * 1e6))
+    return None  # decided where the text was parsed, or nothing to decide
+
+
+def _bits_of(feed: Feed, name: str) -> np.uint64:
+    rules = (rule for rule in feed.rules if rule.field.name == name)
+    return np.bitwise_or.reduce([feed.bit(name, rule.kind) for rule in rules])
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    """The column as floats, NaN for null."""
+    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+
+
+def _micros(column: pa.Array) -> np.ndarray:
+    """The timestamps as microseconds since the epoch; for null the lowest there is."""
+    return pc.fill_null(column.view(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+
+
+def _valid(column: pa.Array) -> np.ndarray:
+    return column.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _of_values(column: pa.DictionaryArray, bad_values: np.ndarray) -> np.ndarray | None:
+    """The rows whose value is a bad one, from a mask over the dictionary."""
+    if not bad_values.any():
+        return None
+    rows = bad_values[pc.fill_null(column.indices, 0).to_numpy()]
+    return rows & _valid(column)
+
+
+def validate(readings: pa.RecordBatch, feed: Feed, now: int = 0) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Decoded readings -> (readings of `feed.reading_schema` that keep every rule, dead letters)."""
+    broken = broken_rules(readings, feed, now)
+    bad = broken != 0
+    accepted = readings.filter(pa.array(~bad)) if bad.any() else readings
+    columns = [accepted[name] for name in feed.reading_schema.names]
+    failed = readings.filter(pa.array(bad))
+    masks, which = np.unique(broken[bad], return_inverse=True)
+    failures = [_failure(int(mask), feed) for mask in masks]
+    return (
+        pa.RecordBatch.from_arrays(columns, schema=feed.reading_schema),
+        to_dead_letters(failed, failures, which, feed, "validate", now),
+    )
+
+
+def _failure(mask: int, feed: Feed) -> Failure:
+    rules = [rule for place, rule in enumerate(feed.rules) if mask >> place & 1]
+    return Failure(tuple(rule.name for rule in rules), "; ".join(rule.message for rule in rules))
+
+
+class _Validate(beam.DoFn):
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+
+    def process(self, readings: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
+        accepted, failures = validate(readings, self.feed, time.time_ns() // 1000)
+        counters.add(validated=accepted.num_rows, validate_failures=failures.num_rows)
+        progress.add(valid=accepted.num_rows)
+        if accepted.num_rows:
+            yield accepted
+        if failures.num_rows:
+            yield beam.pvalue.TaggedOutput("failures", failures)
+
+
+@dataclass
+class Validate(beam.PTransform):
+    """Decoded readings -> `readings` that keep every rule of the feed, and `failures`, dead letters."""
+
+    feed: Feed
+
+    def expand(self, readings: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
+        return readings | beam.ParDo(_Validate(self.feed)).with_output_types(
+            pa.RecordBatch, failures=pa.RecordBatch
+        ).with_outputs("failures", main="readings")

@@ -1,0 +1,81 @@
+"""Windows: readings grouped by fixed event-time windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import Duration, Timestamp
+
+from schemas.feed import Feed
+from transforms.batches import with_small_dictionaries
+
+DAY_SECONDS = 86_400
+MICROS = 1_000_000
+
+
+def whole_windows_of_a_day(window_seconds: int) -> int:
+    """The length in seconds of the longest run of whole windows that fits in a day; at least one window.
+
+    >>> whole_windows_of_a_day(300), whole_windows_of_a_day(420), whole_windows_of_a_day(604_800)
+    (86400, 86100, 604800)
+    """
+    return max(DAY_SECONDS // window_seconds, 1) * window_seconds
+
+
+def split_by_window(
+    readings: pa.RecordBatch, seconds: int, event_time: str = "timestamp"
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(window start in seconds since the epoch, the readings of that window), in order of the windows.
+
+    Windows are aligned to the epoch, as Beam's FixedWindows are. Rows keep their order.
+    """
+    starts = readings[event_time].view(pa.int64()).to_numpy() // (seconds * MICROS)
+    if not len(starts):
+        return
+    if starts.min() == starts.max():
+        yield int(starts[0]) * seconds, readings
+        return
+    if (np.diff(starts) < 0).any():
+        order = np.argsort(starts, kind="stable")
+        starts, readings = starts[order], readings.take(pa.array(order))
+    cuts = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
+    for low, high in zip(cuts, cuts[1:], strict=False):
+        yield int(starts[low]) * seconds, with_small_dictionaries(readings.slice(low, high - low))
+
+
+@dataclass
+class GroupByWindow(beam.PTransform):
+    """Readings -> (start, all batches of the window that starts there), windows of `window_seconds`.
+
+    In batch a group may span many windows: `group_seconds` is then a multiple of `window_seconds`, and the
+    steps that follow find the windows inside. Grouping fewer, larger groups is several times quicker.
+    """
+
+    feed: Feed
+    group_seconds: int
+    allowed_lateness_seconds: int = 0
+
+    def expand(
+        self, readings: beam.PCollection[pa.RecordBatch]
+    ) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
+        return (
+            readings
+            | "SplitByWindow" >> beam.FlatMap(self._split).with_output_types(tuple[int, pa.RecordBatch])
+            | beam.WindowInto(
+                FixedWindows(self.group_seconds),
+                trigger=AfterWatermark(late=AfterCount(1)),
+                allowed_lateness=Duration(seconds=self.allowed_lateness_seconds),
+                accumulation_mode=AccumulationMode.ACCUMULATING,
+            )
+            | beam.GroupByKey()
+        )
+
+    def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
+        for start, rows in split_by_window(readings, self.group_seconds, self.feed.event_time):
+            yield TimestampedValue((start, rows), Timestamp(start))
