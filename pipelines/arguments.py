@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import zoneinfo
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +14,16 @@ import pyarrow.csv
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.parser import OneLineParser
+from pipelines.sample.traffic import write_sample
 from schemas.feed import Feed
 from transforms.errors import UserError
 from transforms.parquet import digest
+from transforms.windows import DAY_SECONDS
+
+SAMPLE = "sample"
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 {description}
@@ -32,7 +40,10 @@ Exit status: 0 done, 1 the accounts do not balance, 2 wrong usage or unusable in
 
 @dataclass(frozen=True)
 class BatchArguments:
-    """What a batch run was asked to do. `run` names the set of inputs; see `DailyFiles`."""
+    """What a batch run was asked to do. `run` names the set of inputs; see `DailyFiles`.
+
+    `manifest` says what was planted in the simulated sample, when that is the input.
+    """
 
     feed: Feed
     inputs: tuple[str, ...]
@@ -43,6 +54,7 @@ class BatchArguments:
     zero_speed: str
     runner: str
     beam_flags: tuple[str, ...]
+    manifest: str | None
 
     @property
     def run(self) -> str:
@@ -50,8 +62,8 @@ class BatchArguments:
 
     def describe(self) -> dict[str, object]:
         """What `summary.json` says of the run beside its accounts."""
-        options = {**asdict(self), "feed": self.feed.name}
-        return {name: options[name] for name in options if name != "beam_flags"}
+        options = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**options, "feed": self.feed.name}
 
 
 def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
@@ -61,8 +73,9 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
     options, beam_flags = _parser(feed).parse_known_args(argv)
+    manifest = None
     if options.input is None:
-        options = _with_sample(options)
+        options, manifest = _with_sample(options)
     for name, minimum, maximum in options.bounds:
         feed = _with_bounds(feed, name, minimum, maximum)
     feed = feed.with_field(
@@ -82,11 +95,12 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
         zero_speed=options.zero_speed,
         runner=options.runner,
         beam_flags=tuple(beam_flags),
+        manifest=manifest,
     )
 
 
 def _parser(feed: Feed) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog=f"python -m pipelines.{feed.name}",
         usage="%(prog)s [--runner RUNNER] [--input FILE ...] [--output FOLDER] [options]",
         description=DESCRIPTION.format(description=feed.description, key=feed.key),
@@ -136,13 +150,21 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
     )
     rules = parser.add_argument_group("rules", "A row that breaks any of them becomes a dead letter.")
     rules.add_argument(
-        "--sensors", metavar="FILE", help=f"known sensors, a CSV file with a column {feed.key}; others are refused"
+        "--sensors",
+        metavar="FILE",
+        help=f"known sensors, a CSV file with a column {feed.key}; others are refused",
     )
     rules.add_argument(
-        "--max_future_seconds", type=_not_negative, metavar="N", help="refuse later timestamps (default: no limit)"
+        "--max_future_seconds",
+        type=_not_negative,
+        metavar="N",
+        help="refuse later timestamps (default: no limit)",
     )
     rules.add_argument(
-        "--max_age_seconds", type=_not_negative, metavar="N", help="refuse older timestamps (default: no limit)"
+        "--max_age_seconds",
+        type=_not_negative,
+        metavar="N",
+        help="refuse older timestamps (default: no limit)",
     )
     ranged = [field for field in feed.fields if field.minimum is not None or field.maximum is not None]
     rules.add_argument(
@@ -166,17 +188,23 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
     return parser
 
 
-def _with_sample(options: argparse.Namespace) -> argparse.Namespace:
-    """The options completed for a run on the simulated day, whose faults include these two rules'."""
-    from pipelines.sample.traffic import sample
+def _with_sample(options: argparse.Namespace) -> tuple[argparse.Namespace, str]:
+    """The options completed for a run on the simulated day, and the path of its manifest.
 
-    files = sample()
-    given = vars(options)
-    sensors = given["sensors"] or files.sensors
-    future = 86_400 if given["max_future_seconds"] is None else given["max_future_seconds"]
-    return argparse.Namespace(
-        **given | {"input": [files.readings], "sensors": sensors, "max_future_seconds": future}
-    )
+    Sensors and future timestamps are among its faults, so it comes with those two rules.
+    """
+    manifest = Path(SAMPLE, "traffic.manifest.json")
+    if not manifest.exists():
+        log.info("no --input: simulating a day of traffic into %s/", SAMPLE)
+        write_sample(SAMPLE)
+    completed = {
+        "input": [str(Path(SAMPLE, "traffic.csv"))],
+        "sensors": options.sensors or str(Path(SAMPLE, "traffic.sensors.csv")),
+        "max_future_seconds": DAY_SECONDS
+        if options.max_future_seconds is None
+        else options.max_future_seconds,
+    }
+    return argparse.Namespace(**vars(options) | completed), str(manifest)
 
 
 def _matching(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -202,7 +230,9 @@ def _known(path: str, key: str) -> frozenset[str]:
         with FileSystems.open(_absolute(path)) as file:
             table = pyarrow.csv.read_csv(
                 pa.PythonFile(file, "r"),
-                convert_options=pyarrow.csv.ConvertOptions(include_columns=[key], column_types={key: pa.string()}),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=[key], column_types={key: pa.string()}
+                ),
             )
     except (OSError, BeamIOError) as error:
         raise UserError(f"--sensors {path}: cannot be read: {error}") from error

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.runner import PipelineResult, create_runner
 
@@ -33,15 +32,14 @@ def launch(build: Build, parse: Callable[[], BatchArguments]) -> int:
 
     Returns the exit status: 0, 1 when the accounts do not balance, 2 for what the user has to put right.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("pipelines").setLevel(logging.INFO)
-    logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
+    _configure_logging()
     try:
         arguments = parse()
         _refuse_unwritable(arguments.output)
-        earlier = read_json(FileSystems.join(arguments.output, SUMMARY))
+        path = FileSystems.join(arguments.output, SUMMARY)
+        earlier = read_json(path) if FileSystems.exists(path) else None
         result = _run(build, arguments)
-        summary = read_json(FileSystems.join(arguments.output, SUMMARY))
+        summary = read_json(path)
         _delete_stale_files(arguments.output, earlier, summary)
     except (UserError, UnusableRunner) as error:
         return _fail(WHILE_RUNNING.sub("", str(error)))
@@ -51,11 +49,21 @@ def launch(build: Build, parse: Callable[[], BatchArguments]) -> int:
         raise
     for line in closing_lines(arguments.output, summary):
         print(line)
-    if summary["balanced"]:
-        return 0
-    for line in _losses(result, summary):
-        print(f"rows lost        {line}")
-    return 1
+    if not summary["balanced"]:
+        for line in _losses(result, summary):
+            print(f"rows lost        {line}")
+    if arguments.manifest and (wrong := list(_unlike(summary, read_json(arguments.manifest)))):
+        print(f"NOT AS PLANTED   {', '.join(wrong)} differ from {arguments.manifest}")
+        return 1
+    return 0 if summary["balanced"] else 1
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("pipelines").setLevel(logging.INFO)
+    logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
+    # It warns that threads may not run side by side; Arrow and NumPy release the lock, so here they do.
+    logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
@@ -119,6 +127,14 @@ def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["unknown_columns"]:
         yield f"unknown columns  ignored: {', '.join(summary['unknown_columns'])}"
     yield f"look next        {FileSystems.join(output, SUMMARY)}"
+
+
+def _unlike(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The accounts in which a run on the sample differs from what was planted there."""
+    planted = {**manifest, "read": manifest["rows"]}
+    return (
+        name for name in ("read", "accepted", "duplicates", "dead_letters") if summary[name] != planted[name]
+    )
 
 
 def _losses(result: PipelineResult, summary: Mapping[str, Any]) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Traffic speeds: `python -m pipelines.traffic --input 'readings/*.csv' --output out/`.
 
-    files ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
-               │           │                      │        └─► aggregate ─► Parquet, by day
-               │           │                      └─► duplicates, counted
-               └── failed ─┴─► dead letters, Parquet
+files ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
+           │           │                      │        └─► aggregate ─► Parquet, by day
+           │           │                      └─► duplicates, counted
+           └── failed ─┴─► dead letters, Parquet
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def build(pipeline: beam.Pipeline, arguments: BatchArguments) -> None:
     validated = decoded.readings | Validate(feed)
     unique = (
         validated.readings
-        | GroupByWindow(feed, whole_windows_of_a_day(arguments.window_seconds), arguments.allowed_lateness_seconds)
+        | GroupByWindow(
+            feed, whole_windows_of_a_day(arguments.window_seconds), arguments.allowed_lateness_seconds
+        )
         | Deduplicate(feed)
     )
     raw = unique.readings | "WriteRaw" >> WriteDailyParquet(

@@ -94,7 +94,7 @@ class AddAccounts(beam.CombineFn):
 
 @dataclass
 class WriteSummary(beam.PTransform):
-    """The accounts of all steps -> `summary.json` below the root: what the run was, and where its rows went."""
+    """The accounts of all steps -> `summary.json` below the root: the run, and where its rows went."""
 
     root: str
     description: Mapping[str, object]
@@ -102,7 +102,10 @@ class WriteSummary(beam.PTransform):
 
     def expand(self, accounts: Sequence[beam.PCollection[Accounts]]) -> beam.PCollection[int]:
         return (
-            [each | f"Window{place}" >> beam.WindowInto(GlobalWindows()) for place, each in enumerate(accounts)]
+            [
+                each | f"Window{place}" >> beam.WindowInto(GlobalWindows())
+                for place, each in enumerate(accounts)
+            ]
             | beam.Flatten()
             | beam.CombineGlobally(AddAccounts())
             | beam.Map(self._write).with_output_types(int)

@@ -16,7 +16,7 @@ MICROS = 1_000_000
 
 @dataclass(frozen=True)
 class Runs:
-    """Values cut into runs of consecutive rows, one run per key and window; NaN stands for a missing value."""
+    """Values cut into runs of consecutive rows, one per key and window; NaN is a missing value."""
 
     values: np.ndarray
     starts: np.ndarray
@@ -132,5 +132,8 @@ class AggregateWindows(beam.PTransform):
         self, readings: beam.PCollection[tuple[int, pa.RecordBatch]]
     ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
         return readings | beam.MapTuple(
-            lambda start, batch: (start, aggregate(batch, self.feed, self.window_seconds, self.zero_is_missing))
+            lambda start, batch: (
+                start,
+                aggregate(batch, self.feed, self.window_seconds, self.zero_is_missing),
+            )
         ).with_output_types(tuple[int, pa.RecordBatch])

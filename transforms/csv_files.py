@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Where the records of a text lie: `starts` and `ends` are byte offsets; `end` is where the last one ends.
+    """Where the records of a text lie: `starts` and `ends` are byte offsets, `end` the last of them.
 
     Blank lines are no records; `blank_lines` counts them.
     """

@@ -64,7 +64,9 @@ def _constant(value: str, rows: int) -> pa.DictionaryArray:
 
 
 def _without_line_endings(values: pa.BinaryArray) -> pa.BinaryArray:
-    return pa.array([value.removesuffix(b"\n").removesuffix(b"\r") for value in values.to_pylist()], pa.binary())
+    return pa.array(
+        [value.removesuffix(b"\n").removesuffix(b"\r") for value in values.to_pylist()], pa.binary()
+    )
 
 
 def split_by_source(
@@ -88,7 +90,9 @@ class _WriteFile(beam.DoFn):
         letters = letters.take(pc.sort_indices(letters["position"]))
         path = f"dead_letters/{self.feed}-{digest([source])}-{stretch:05d}.parquet"
         size = publish(FileSystems.join(self.root, *path.split("/")), to_parquet(letters))
-        reasons = Counter({each["values"]: each["counts"] for each in letters["reason"].value_counts().to_pylist()})
+        reasons = Counter(
+            {each["values"]: each["counts"] for each in letters["reason"].value_counts().to_pylist()}
+        )
         yield Accounts(dead_letters=reasons, files=frozenset([path]), bytes=size)
 
 

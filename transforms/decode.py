@@ -27,6 +27,7 @@ from transforms.dead_letters import Failure, to_dead_letters
 
 NAIVE = pa.timestamp("us")
 LIKE_A_NUMBER = r"^[+-]?(\d|\.\d|(?i:nan|inf))"
+LIKE_A_BOOLEAN = r"^(?i:true|false|[01])$"
 LIKE_A_DATE = r"^\d{4}-\d{2}-\d{2}"
 FINER_THAN_MICROSECONDS = r"(:\d{2}\.\d{6})\d+"
 ZONED = r"[ T]\d{2}(:\d{2}(:\d{2}(\.\d*)?)?)?(Z|[+-]\d{2}(:?\d{2})?)$"
@@ -121,7 +122,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _parse(values: pa.BinaryArray, columns: Sequence[str], feed: Feed) -> tuple[pa.Table, list[int]]:
-    """The feed's columns of the text, typed if all of it parses, else as text; and the rows of a wrong width."""
+    """The feed's columns of the text, typed if all of it parses, else text; and the rows of a wrong width."""
     text, _ = _text(values)
     fields = [field for field in feed.fields if field.name in columns]
     timestamp = TIMESTAMP if LEADING_ZONE.search(text, 0, 1000) else NAIVE
@@ -190,8 +191,9 @@ def _to_type(column: pa.Array, field: Field, timezone: str) -> tuple[pa.Array, d
         return column, {}
     if field.type == TEXT:
         return column.dictionary_encode(), {}
-    numbers = _cast_or_null(pc.utf8_trim(column, " \t"), field.type, LIKE_A_NUMBER)
-    return numbers, {"unparsable": _rows(pc.and_(column.is_valid(), numbers.is_null()))}
+    likely = LIKE_A_BOOLEAN if pa.types.is_boolean(field.type) else LIKE_A_NUMBER
+    values = _cast_or_null(pc.utf8_trim(column, " \t"), field.type, likely)
+    return values, {"unparsable": _rows(pc.and_(column.is_valid(), values.is_null()))}
 
 
 def _to_timestamps(column: pa.Array, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:

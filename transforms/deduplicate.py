@@ -70,7 +70,7 @@ class _Deduplicate(beam.DoFn):
 
 @dataclass
 class Deduplicate(beam.PTransform):
-    """(start, batches of a window) -> `readings`, (start, one sorted batch without duplicates); `accounts`."""
+    """(start, batches of a window) -> `readings`, (start, a sorted batch without duplicates); `accounts`."""
 
     feed: Feed
 

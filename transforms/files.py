@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import posixpath
 import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_file(path: str) -> Iterator[BinaryIO]:
+    """A local file, written piece by piece, that takes its name only once its last byte is on it."""
+    unfinished = f"{path}.{os.getpid()}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+        raise
 
 
 def publish(path: str, content: pa.Buffer | bytes) -> int:
@@ -36,10 +54,8 @@ def publish_json(path: str, content: dict) -> int:
     return publish(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
-def read_json(path: str) -> dict | None:
-    """The file's content; None when there is no such file."""
-    if not FileSystems.exists(path):
-        return None
+def read_json(path: str) -> dict[str, Any]:
+    """The file's content."""
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         return json.loads(file.read())
 

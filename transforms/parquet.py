@@ -98,8 +98,8 @@ class DailyFiles:
         others = [file.path for file in match.metadata_list if not file.path.endswith(f"-{self.run}.parquet")]
         if others:
             raise UserError(
-                f"{others[0]}: this day already holds the results of other inputs; give all files of a day in "
-                "one run, or choose another --output"
+                f"{others[0]}: this day already holds the results of other inputs; give all files of "
+                "a day in one run, or choose another --output"
             )
 
 

@@ -50,10 +50,10 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
         case "unknown":
             known = pc.is_in(column.dictionary, pa.array(sorted(field.known or ()), pa.string()))
             return _of_values(column, ~known.to_numpy(zero_copy_only=False))
-        case "in_future" if not absent:
-            return _micros(column) > now + int(field.max_future_seconds * 1e6)
-        case "too_old" if not absent:
-            return _valid(column) & (_micros(column) < now - int(field.max_age_seconds * 1e6))
+        case "in_future" if not absent and field.max_future_seconds is not None:
+            return _micros(column) > now + field.max_future_seconds * 1e6
+        case "too_old" if not absent and field.max_age_seconds is not None:
+            return _valid(column) & (_micros(column) < now - field.max_age_seconds * 1e6)
     return None  # decided where the text was parsed, or nothing to decide
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def split_by_window(
         order = np.argsort(starts, kind="stable")
         starts, readings = starts[order], readings.take(pa.array(order))
     cuts = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in itertools.pairwise(cuts):
         yield int(starts[low]) * seconds, with_small_dictionaries(readings.slice(low, high - low))
 
 

