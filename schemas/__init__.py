@@ -1,1 +1,1 @@
-"""What each feed is, as data: fields, types, units, ranges and aggregates. Everything else derives from it."""
+"""What each feed is, as data: fields, types, units, ranges and aggregates. All else derives from it."""

@@ -22,7 +22,7 @@ class Field:
     evaluated once per distinct value. `minimum` and `maximum` are inclusive and in `unit`.
     `known` are the only values accepted, when given. The two age limits are seconds from the time of
     processing and apply to a timestamp. `zero_can_mean_missing` marks a field whose 0 may stand for
-    "no reading".
+    "no reading". In a message the field stands inside the object named `group`, when it has one.
     """
 
     name: str
@@ -37,10 +37,13 @@ class Field:
     max_future_seconds: float | None = None
     max_age_seconds: float | None = None
     zero_can_mean_missing: bool = False
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
-            raise ValueError(f"{self.name}: the minimum {self.minimum:g} is above the maximum {self.maximum:g}")
+            raise ValueError(
+                f"{self.name}: the minimum {self.minimum:g} is above the maximum {self.maximum:g}"
+            )
 
     @property
     def arrow(self) -> pa.Field:
@@ -59,6 +62,8 @@ class Field:
             yield Rule(self, "missing", "is missing")
         if self.is_number:
             yield Rule(self, "unparsable", "is not a number")
+        if pa.types.is_boolean(self.type):
+            yield Rule(self, "unparsable", "is neither true nor false")
         if timestamp:
             yield Rule(self, "unparsable", "is not an ISO 8601 timestamp")
             yield Rule(self, "nonexistent", "is a local time that the clock change skips")
@@ -71,7 +76,9 @@ class Field:
         if self.minimum is not None or self.maximum is not None:
             low = "-inf" if self.minimum is None else f"{self.minimum:,g}"
             high = "inf" if self.maximum is None else f"{self.maximum:,g}"
-            yield Rule(self, "out_of_range", f"is outside {low} to {high}{f' {self.unit}' if self.unit else ''}")
+            yield Rule(
+                self, "out_of_range", f"is outside {low} to {high}{f' {self.unit}' if self.unit else ''}"
+            )
         if self.max_future_seconds is not None:
             yield Rule(self, "in_future", f"is over {self.max_future_seconds:,g} s in the future")
         if self.max_age_seconds is not None:
@@ -111,7 +118,8 @@ class Feed:
     """A feed of readings: its columns, what identifies a reading, and what is aggregated per window.
 
     `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
-    reading in its window; readings that agree in both are duplicates of each other.
+    reading in its window; readings that agree in both are duplicates of each other. A message whose
+    `identifier` field is null gets a UUID there, and the time of sending in its `ingestion_time` field.
 
     >>> from schemas.traffic import TRAFFIC
     >>> TRAFFIC.with_bounds({"speed_mph": (0, 100)}).field("speed_mph").maximum
@@ -125,10 +133,13 @@ class Feed:
     event_time: str
     aggregates: tuple[Aggregate, ...]
     window_seconds: int = 300
+    identifier: str | None = None
+    ingestion_time: str | None = None
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
         named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
+        named |= {name for name in (self.identifier, self.ingestion_time) if name}
         if missing := named - set(names):
             raise ValueError(f"feed {self.name} names fields that it does not declare: {sorted(missing)}")
         if len(self.rules) > MAXIMUM_RULES:
@@ -168,7 +179,22 @@ class Feed:
     def decoded_schema(self) -> pa.Schema:
         """A reading between decode and validate: with its original bytes and the rules already broken."""
         fields = [field.arrow.with_nullable(True) for field in self.fields]
-        return pa.schema([*fields, *WHERE_FROM, pa.field("value", pa.binary()), pa.field("broken", pa.uint64())])
+        return pa.schema(
+            [*fields, *WHERE_FROM, pa.field("value", pa.binary()), pa.field("broken", pa.uint64())]
+        )
+
+    @cached_property
+    def message_schema(self) -> pa.Schema:
+        """A reading as a message: plain text, and the fields of a group together where the first one stands.
+
+        A group is null where all its fields are.
+        """
+        groups = dict.fromkeys(field.group or field.name for field in self.fields)
+        return pa.schema([self._message_field(name) for name in groups])
+
+    def _message_field(self, name: str) -> pa.Field:
+        members = [_with_plain_text(field.arrow) for field in self.fields if field.group == name]
+        return pa.field(name, pa.struct(members)) if members else _with_plain_text(self.field(name).arrow)
 
     @cached_property
     def aggregate_schema(self) -> pa.Schema:
@@ -207,7 +233,15 @@ class Feed:
         return feed
 
 
+def _with_plain_text(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.string()) if field.type == TEXT else field
+
+
 WHERE_FROM = (
-    pa.field("source", TEXT, nullable=False, metadata={"description": "The file that the reading came from."}),
-    pa.field("position", pa.int64(), nullable=False, metadata={"description": "Its row there; the first is 1."}),
+    pa.field(
+        "source", TEXT, nullable=False, metadata={"description": "The file that the reading came from."}
+    ),
+    pa.field(
+        "position", pa.int64(), nullable=False, metadata={"description": "Its row there; the first is 1."}
+    ),
 )

@@ -10,12 +10,16 @@ RECORD = pa.schema(
 
 DEAD_LETTER = pa.schema(
     [
-        pa.field("value", pa.binary(), nullable=False, metadata={"description": "Original bytes, unchanged."}),
+        pa.field(
+            "value", pa.binary(), nullable=False, metadata={"description": "Original bytes, unchanged."}
+        ),
         *WHERE_FROM,
         pa.field("feed", TEXT, nullable=False),
         pa.field("stage", TEXT, nullable=False, metadata={"description": "The step that refused it."}),
         pa.field("reason", TEXT, nullable=False, metadata={"description": "The first rule that it broke."}),
-        pa.field("rules", pa.list_(pa.string()), nullable=False, metadata={"description": "All that it broke."}),
+        pa.field(
+            "rules", pa.list_(pa.string()), nullable=False, metadata={"description": "All that it broke."}
+        ),
         pa.field("message", TEXT, nullable=False),
         pa.field("failed_at", TIMESTAMP, nullable=False, metadata={"description": "Time of processing."}),
     ]

@@ -13,6 +13,7 @@ TRAFFIC = Feed(
     description="Speed, flow and occupancy of road traffic, one row per detector and time step.",
     key="sensor_id",
     event_time="timestamp",
+    identifier="event_id",
     fields=(
         Field("sensor_id", TEXT, "The detector.", required=True, pattern=r"[A-Za-z0-9_.:-]{1,64}"),
         Field("timestamp", TIMESTAMP, "When the reading was taken.", required=True),
@@ -26,7 +27,9 @@ TRAFFIC = Feed(
             maximum=120,
             zero_can_mean_missing=True,
         ),
-        Field("volume_vph", pa.float64(), "Flow over all lanes.", unit="vehicles/h", minimum=0, maximum=20_000),
+        Field(
+            "volume_vph", pa.float64(), "Flow over all lanes.", unit="vehicles/h", minimum=0, maximum=20_000
+        ),
         Field(
             "occupancy_percent",
             pa.float64(),
@@ -35,11 +38,31 @@ TRAFFIC = Feed(
             minimum=0,
             maximum=100,
         ),
-        Field("latitude", pa.float64(), "WGS 84.", unit="degrees", minimum=33.7, maximum=34.5),
-        Field("longitude", pa.float64(), "WGS 84.", unit="degrees", minimum=-119, maximum=-117),
+        Field(
+            "latitude",
+            pa.float64(),
+            "WGS 84.",
+            unit="degrees",
+            minimum=33.7,
+            maximum=34.5,
+            group="coordinates",
+        ),
+        Field(
+            "longitude",
+            pa.float64(),
+            "WGS 84.",
+            unit="degrees",
+            minimum=-119,
+            maximum=-117,
+            group="coordinates",
+        ),
         Field("road_name", TEXT, "The road, such as I-405."),
         Field("direction", TEXT, "The direction of travel."),
         Field("lane_count", pa.int16(), "Lanes that the detector covers.", unit="lanes"),
+        Field("event_id", pa.string(), "Identifies the message; a UUID of its file and row unless given."),
+        Field("segment_id", TEXT, "The stretch of road that the detector stands for."),
+        Field("weather_condition", TEXT, "The weather at the time, such as clear or rain."),
+        Field("incident_nearby", pa.bool_(), "Whether an incident is reported close by."),
     ),
     aggregates=(
         Aggregate("avg_speed", "mean", "speed_mph", "Mean speed."),

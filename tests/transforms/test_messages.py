@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import uuid
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.feed import TIMESTAMP, Feed
+from schemas.traffic import TRAFFIC
+from tests.readings import readings
+from transforms.messages import from_messages, identify, to_messages
+
+FEEDS = (TRAFFIC,)
+NOW = 1_330_581_600_000_000
+
+
+def message_of(reading: dict, feed: Feed) -> dict:
+    """The message of one reading, written down as plainly as possible."""
+    message: dict = {}
+    for field in feed.fields:
+        if field.group:
+            message.setdefault(field.group, {})[field.name] = reading[field.name]
+        else:
+            message[field.name] = reading[field.name]
+    for name, value in message.items():
+        if isinstance(value, dict) and not any(member is not None for member in value.values()):
+            message[name] = None
+    return message
+
+
+@pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.name)
+@given(data=st.data())
+def test_messages_nest_what_the_feed_groups_and_fill_in_what_it_says(feed: Feed, data: st.DataObject) -> None:
+    batch = data.draw(readings(feed))
+    messages = to_messages(batch, feed, NOW)
+    messages.validate(full=True)
+    assert messages.schema.equals(feed.message_schema, check_metadata=True)
+    now = pa.scalar(NOW, TIMESTAMP).as_py()
+    for reading, message in zip(batch.to_pylist(), messages.to_pylist(), strict=True):
+        if feed.identifier and reading[feed.identifier] is None:
+            reading[feed.identifier] = message[feed.identifier]
+            assert uuid.UUID(message[feed.identifier]).version == 8
+        if feed.ingestion_time and reading[feed.ingestion_time] is None:
+            reading[feed.ingestion_time] = now
+        assert message == message_of(reading, feed)
+
+
+@pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.name)
+@given(data=st.data())
+def test_readings_come_back_from_their_messages(feed: Feed, data: st.DataObject) -> None:
+    batch = data.draw(readings(feed))
+    messages = to_messages(batch, feed, NOW)
+    again = from_messages(messages, feed)
+    again.validate(full=True)
+    filled = {feed.identifier, feed.ingestion_time}
+    for field in feed.fields:
+        assert again.schema.field(field.name).type == field.type
+        expected, got = batch[field.name].to_pylist(), again[field.name].to_pylist()
+        if field.name in filled:
+            assert [b if a is None else a for a, b in zip(expected, got, strict=True)] == got
+            assert None not in got
+        else:
+            assert got == expected
+    where_from = [batch["source"], batch["position"]]
+    second = pa.RecordBatch.from_arrays([*again.columns, *where_from], names=feed.reading_schema.names)
+    assert to_messages(second, feed, NOW + 1).equals(messages)
+
+
+def test_a_message_of_traffic_carries_the_extra_columns_of_its_file() -> None:
+    reading = dict.fromkeys(TRAFFIC.reading_schema.names) | {
+        "sensor_id": "773869",
+        "timestamp": 0,
+        "speed_mph": 64.4,
+        "latitude": 34.15,
+        "weather_condition": "rain",
+        "incident_nearby": True,
+        "event_id": "e-1",
+        "source": "a.csv",
+        "position": 1,
+    }
+    batch = pa.RecordBatch.from_pylist([reading], TRAFFIC.reading_schema)
+    (message,) = to_messages(batch, TRAFFIC).to_pylist()
+    assert message["coordinates"] == {"latitude": 34.15, "longitude": None}
+    assert (message["event_id"], message["segment_id"]) == ("e-1", None)
+    assert (message["weather_condition"], message["incident_nearby"]) == ("rain", True)
+
+
+@given(st.lists(st.tuples(st.text(max_size=3), st.integers(1, 10**15)), unique=True, max_size=20))
+def test_identifiers_are_valid_distinct_and_depend_on_the_place_alone(places: list[tuple[str, int]]) -> None:
+    source = pa.array([name for name, _ in places], pa.string()).dictionary_encode()
+    identifiers = identify(source, pa.array([row for _, row in places], pa.int64())).to_pylist()
+    assert len(set(identifiers)) == len(places)
+    for (name, row), identifier in zip(places, identifiers, strict=True):
+        parsed = uuid.UUID(identifier)
+        assert (str(parsed), parsed.version, parsed.variant) == (identifier, 8, uuid.RFC_4122)
+        alone = identify(pa.array([name]).dictionary_encode(), pa.array([row]))
+        assert alone.to_pylist() == [identifier]
+
+
+def test_a_million_identifiers_are_distinct() -> None:
+    source = pa.array(["a.csv", "b.csv"]).dictionary_encode()
+    rows = pa.array(range(1, 500_001))
+    both = [identify(source.take(pa.array([which] * len(rows))), rows) for which in (0, 1)]
+    assert len(pa.chunked_array(both).unique()) == 1_000_000
