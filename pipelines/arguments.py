@@ -61,8 +61,8 @@ class BatchArguments:
         return digest(self.inputs)
 
     def describe(self) -> dict[str, object]:
-        """What `summary.json` says of the run beside its accounts."""
-        options = {each.name: getattr(self, each.name) for each in fields(self)}
+        """What `summary.json` says of the run beside its accounts; Beam's own flags may hold secrets."""
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "beam_flags"}
         return {**options, "feed": self.feed.name}
 
 

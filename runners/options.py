@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 from collections.abc import Sequence
@@ -33,12 +34,13 @@ def pipeline_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
 
 
 def _unknown(flags: Sequence[str]) -> str | None:
-    known = {f"--{name}" for name in PipelineOptions(list(flags)).get_all_options()}
-    for flag in flags:
-        name = flag.partition("=")[0]
-        if not name.startswith("--"):
-            continue
-        if name not in known and name.replace("--no_", "--") not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "; see --help")
-    return None
+    """What to say of the first flag that Beam does not know."""
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    unknown = parsers[0].parse_known_args(list(flags))[1]
+    if not unknown:
+        return None
+    name = unknown[0].partition("=")[0]
+    known = parsers[0].format_usage().replace("[", " ").replace("]", " ").split()
+    close = difflib.get_close_matches(name, known, 1)
+    return f"unknown option {name}; {f'did you mean {close[0]}?' if close else 'see --help'}"
