@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from runners.flink import flink_options
+from runners.prism import prism_options
+
 IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
 
@@ -23,14 +26,21 @@ def pipeline_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
     DirectRunner tries other runners first and so differs from machine to machine. UnusableRunner for a flag
     that no runner in this process knows; other runners have options that only they know.
     """
-    if runner == "DirectRunner":
-        if unknown := _unknown(flags):
-            raise UnusableRunner(unknown)
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        defaults = ["--runner", IN_PROCESS, f"--direct_num_workers={workers}"]
-    else:
-        defaults = ["--runner", runner]
-    return PipelineOptions([*defaults, *flags])
+    given = list(flags)
+    match runner:
+        case "DirectRunner":
+            if unknown := _unknown(given):
+                raise UnusableRunner(unknown)
+            return PipelineOptions(["--runner", IN_PROCESS, f"--direct_num_workers={_cores()}", *given])
+        case "FlinkRunner":
+            given = flink_options(given, streaming=False)
+        case "PrismRunner":
+            given = prism_options(given)
+    return PipelineOptions(["--runner", runner, *given])
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unknown(flags: Sequence[str]) -> str | None:
