@@ -192,6 +192,11 @@ class Feed:
         groups = dict.fromkeys(field.group or field.name for field in self.fields)
         return pa.schema([self._message_field(name) for name in groups])
 
+    @cached_property
+    def received_schema(self) -> pa.Schema:
+        """A message before it is validated: any field may be null."""
+        return pa.schema([field.with_nullable(True) for field in self.message_schema])
+
     def _message_field(self, name: str) -> pa.Field:
         members = [_with_plain_text(field.arrow) for field in self.fields if field.group == name]
         return pa.field(name, pa.struct(members)) if members else _with_plain_text(self.field(name).arrow)
@@ -238,10 +243,12 @@ def _with_plain_text(field: pa.Field) -> pa.Field:
 
 
 WHERE_FROM = (
+    pa.field("source", TEXT, nullable=False, metadata={"description": "The file or topic that it came from."}),
+    pa.field("partition", pa.int32(), metadata={"description": "The topic's partition; null for a file."}),
     pa.field(
-        "source", TEXT, nullable=False, metadata={"description": "The file that the reading came from."}
-    ),
-    pa.field(
-        "position", pa.int64(), nullable=False, metadata={"description": "Its row there; the first is 1."}
+        "position",
+        pa.int64(),
+        nullable=False,
+        metadata={"description": "Its row in the file, the first is 1; or its offset."},
     ),
 )

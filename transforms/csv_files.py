@@ -27,6 +27,7 @@ CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 BATCH_BYTES = 4 << 20
 BLOCK_BYTES = 32 << 20
 MAXIMUM_RECORD_LINES = 50
+MAXIMUM_HEADER_BYTES = 100_000
 
 NEWLINE, QUOTE, RETURN = b'\n"\r'
 
@@ -135,9 +136,10 @@ def to_record_batch(
     else:
         value = pa.array([text[a:b] for a, b in zip(records.starts, records.ends, strict=True)], pa.binary())
     where = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([source]))
+    partition = pa.nulls(rows, pa.int32())
     position = pa.array(np.arange(first_row, first_row + rows))
     schema = RECORD.with_metadata({"columns": json.dumps(list(columns))})
-    return pa.RecordBatch.from_arrays([value, where, position], schema=schema)
+    return pa.RecordBatch.from_arrays([value, where, partition, position], schema=schema)
 
 
 def find_blocks(path: str, feed: Feed) -> Iterator[Block]:
@@ -161,6 +163,13 @@ def find_blocks(path: str, feed: Feed) -> Iterator[Block]:
                 start, first_row = end, row
         if end > start:
             yield Block(path, columns, start, end, first_row)
+
+
+def open_block(path: str, feed: Feed) -> Block | None:
+    """The whole file as one block, unread; None for an empty file. UserError as for `find_blocks`."""
+    with _open(path) as file:
+        columns, start = _read_header(path, file, feed)
+    return Block(path, columns, start, None, 1) if columns else None
 
 
 def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -218,26 +227,39 @@ def _texts(path: str, file: BinaryIO, width: int, length: int | None) -> Iterato
 
 
 def _read_header(path: str, file: BinaryIO, feed: Feed) -> tuple[tuple[str, ...], int]:
-    """The header's columns and the byte after it; the file is left standing there."""
+    """The header's columns and the byte after it; the file is left standing there. No column: no header."""
+    line = _read_line(path, file)
+    start = len(line)
+    line = line.removeprefix(codecs.BOM_UTF8)
+    while line in (b"\n", b"\r\n"):
+        line = _read_line(path, file)
+        start += len(line)
+    try:
+        header = line.decode().strip("\r\n")
+        if not header:
+            return (), start
+        columns = tuple(name.strip() for name in next(csv.reader([header])))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: its header row is not UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: its header row is no row of CSV: {error}") from error
+    if missing := [name for name in feed.required if name not in columns]:
+        raise UserError(f"{path}: has no column {', '.join(missing)}; its header row is {header[:200]!r}")
+    if repeated := [field.name for field in feed.fields if columns.count(field.name) > 1]:
+        raise UserError(f"{path}: has more than one column {', '.join(repeated)}")
+    return columns, start
+
+
+def _read_line(path: str, file: BinaryIO) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
         byte = _read(path, file, 1)
         if not byte:
             break
         line += byte
-    start = len(line)
-    try:
-        header = line.removeprefix(codecs.BOM_UTF8).decode().strip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: its header row is not UTF-8") from error
-    if not header:
-        return (), start
-    columns = tuple(name.strip() for name in next(csv.reader([header])))
-    if missing := [name for name in feed.required if name not in columns]:
-        raise UserError(f"{path}: has no column {', '.join(missing)}; its header row is {header[:200]!r}")
-    if repeated := [field.name for field in feed.fields if columns.count(field.name) > 1]:
-        raise UserError(f"{path}: has more than one column {', '.join(repeated)}")
-    return columns, start
+        if len(line) > MAXIMUM_HEADER_BYTES:
+            raise UserError(f"{path}: its header row is over {MAXIMUM_HEADER_BYTES:,} bytes long")
+    return line
 
 
 class _ReadBlocks(beam.DoFn):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
-from schemas.feed import Feed
+from schemas.feed import WHERE_FROM, Feed
 from schemas.record import DEAD_LETTER
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
@@ -36,7 +36,7 @@ def to_dead_letters(
     """A batch of `DEAD_LETTER`, one for each record.
 
     `records` has at least the columns of `RECORD`; `which` says for each of its rows which of `failures` it
-    is; `now` is microseconds since the epoch. A line ending is not part of the original bytes.
+    is; `now` is microseconds since the epoch. The line ending of a file's row is not kept.
     """
     rows = records.num_rows
     index = pa.array(which, pa.int32())
@@ -45,9 +45,8 @@ def to_dead_letters(
     messages = pa.array([failure.message for failure in failures], pa.string())
     return pa.RecordBatch.from_arrays(
         [
-            _without_line_endings(records["value"]),
-            records["source"],
-            records["position"],
+            _without_line_endings(records) if records["partition"].null_count else records["value"],
+            *(records[field.name] for field in WHERE_FROM),
             _constant(feed.name, rows),
             _constant(stage, rows),
             pa.DictionaryArray.from_arrays(index, reasons),
@@ -63,10 +62,9 @@ def _constant(value: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([value]))
 
 
-def _without_line_endings(values: pa.BinaryArray) -> pa.BinaryArray:
-    return pa.array(
-        [value.removesuffix(b"\n").removesuffix(b"\r") for value in values.to_pylist()], pa.binary()
-    )
+def _without_line_endings(records: pa.RecordBatch) -> pa.BinaryArray:
+    values = records["value"].to_pylist()
+    return pa.array([value.removesuffix(b"\n").removesuffix(b"\r") for value in values], pa.binary())
 
 
 def split_by_source(

@@ -8,6 +8,7 @@ What is no row of the right shape fails here.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import time
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from schemas.feed import TEXT, TIMESTAMP, Feed, Field
+from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, Feed, Field
 from transforms import counters
 from transforms.csv_files import NEWLINE, QUOTE, RETURN
 from transforms.dead_letters import Failure, to_dead_letters
@@ -32,6 +33,10 @@ LIKE_A_DATE = r"^\d{4}-\d{2}-\d{2}"
 FINER_THAN_MICROSECONDS = r"(:\d{2}\.\d{6})\d+"
 ZONED = r"[ T]\d{2}(:\d{2}(:\d{2}(\.\d*)?)?)?(Z|[+-]\d{2}(:?\d{2})?)$"
 LEADING_ZONE = re.compile(rb"\d{4}-\d{2}-\d{2}[ T]\d{2}:[\d:.]+(Z|[+-]\d{2})")
+
+QUOTED_OR_PLAIN = rb'(?:"(?:[^"]|"")*+"[^,\n]*+|[^",\n][^,\n]*+|)'
+CLOSED = re.compile(rb"%b(?:,%b)*\n?" % (QUOTED_OR_PLAIN, QUOTED_OR_PLAIN))
+REGULAR_NEIGHBOURS = np.frombuffer(b',"\r\n', np.uint8)
 
 STRUCTURAL = (
     Failure(("not_utf8",), "its bytes are not UTF-8"),
@@ -95,14 +100,31 @@ def _structural_failures(values: pa.BinaryArray) -> np.ndarray | None:
         at_end = bare == ends[rows] - 1  # the last line of a file may end without its newline
         fail(rows[~at_end], BARE_RETURN)
     if QUOTE in text:
-        quotes = np.searchsorted(np.flatnonzero(array == QUOTE), offsets)
-        fail(np.flatnonzero(np.diff(quotes) % 2), UNCLOSED_QUOTE)
+        fail(_rows_with_an_open_quote(text, array, offsets), UNCLOSED_QUOTE)
     if not text.isascii():
         beyond_ascii = np.unique(np.searchsorted(ends, np.flatnonzero(array >= 0x80), "right"))
         if not _is_utf8(text):
             bad = [row for row in beyond_ascii if not _is_utf8(text[starts[row] : ends[row]])]
             fail(np.array(bad, np.int64), NOT_UTF8)
     return failed
+
+
+def _rows_with_an_open_quote(text: bytes, array: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The rows with an odd number of quotes, and those where a quote inside a field leaves another one open.
+
+    Such a quote is an ordinary character: `s"1,"a` opens its second field. The few rows where an opening
+    quote does not begin a field, or a closing one does not end it, are looked at one by one.
+    """
+    places = np.flatnonzero(array == QUOTE)
+    before = np.searchsorted(places, offsets)
+    quotes = np.diff(before)
+    rows = np.repeat(np.arange(len(quotes)), quotes)
+    opens = (np.arange(len(places)) - before[rows]) % 2 == 0
+    neighbour = array[np.clip(np.where(opens, places - 1, places + 1), 0, len(array) - 1)]
+    regular = np.isin(neighbour, REGULAR_NEIGHBOURS) | (places == offsets[:-1][rows])
+    suspects = np.unique(rows[~regular])
+    open_rows = [row for row in suspects if not CLOSED.fullmatch(text[offsets[row] : offsets[row + 1]])]
+    return np.union1d(np.flatnonzero(quotes % 2), np.array(open_rows, np.int64))
 
 
 def _text(values: pa.BinaryArray) -> tuple[bytes, np.ndarray]:
@@ -144,6 +166,8 @@ def _read_csv(
 
     if not rows:
         return pa.table({name: pa.array([], type) for name, type in types.items()}), wrong_width
+    if text.startswith(codecs.BOM_UTF8):
+        text = codecs.BOM_UTF8 + text  # the parser drops one at the very beginning
     table = pyarrow.csv.read_csv(
         pa.BufferReader(text),
         read_options=pyarrow.csv.ReadOptions(
@@ -179,7 +203,7 @@ def _to_readings(table: pa.Table, records: pa.RecordBatch, feed: Feed, timezone:
         else:
             column = pa.nulls(records.num_rows, field.type)
         columns.append(column)
-    columns += [records["source"], records["position"], records["value"], pa.array(broken)]
+    columns += [*(records[field.name] for field in WHERE_FROM), records["value"], pa.array(broken)]
     return pa.RecordBatch.from_arrays(columns, schema=feed.decoded_schema)
 
 

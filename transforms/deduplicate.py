@@ -20,7 +20,7 @@ from transforms.progress import progress
 def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, int]:
     """(the readings without duplicates, sorted by key and event time; the number of duplicates).
 
-    The first by source and position stays, whatever order the rows arrive in: the result depends on the set
+    The first by source, partition and position stays, whatever order the rows arrive in: the result depends on the set
     of the rows alone.
     """
     keys = _ranks(readings[feed.key])
@@ -32,8 +32,10 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     if len(repeats):
         tied = np.union1d(repeats, repeats + 1)
         rows = order[tied]
-        sources, positions = _ranks(readings["source"])[rows], readings["position"].to_numpy()[rows]
-        order[tied] = rows[np.lexsort((positions, sources, in_order[tied]))]
+        tied_rows = readings.select(["source", "partition", "position"]).take(pa.array(rows))
+        sources, positions = _ranks(tied_rows["source"]), tied_rows["position"].to_numpy()
+        partitions = pc.fill_null(tied_rows["partition"], 0).to_numpy()
+        order[tied] = rows[np.lexsort((positions, partitions, sources, in_order[tied]))]
         order = np.delete(order, repeats + 1)
     return readings.take(pa.array(order)), len(repeats)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.feed import TIMESTAMP, Feed
+from schemas.feed import TIMESTAMP, WHERE_FROM, Feed
 from schemas.traffic import TRAFFIC
 from tests.readings import readings
 from transforms.messages import from_messages, identify, to_messages
@@ -63,7 +63,7 @@ def test_readings_come_back_from_their_messages(feed: Feed, data: st.DataObject)
             assert None not in got
         else:
             assert got == expected
-    where_from = [batch["source"], batch["position"]]
+    where_from = [batch[field.name] for field in WHERE_FROM]
     second = pa.RecordBatch.from_arrays([*again.columns, *where_from], names=feed.reading_schema.names)
     assert to_messages(second, feed, NOW + 1).equals(messages)
 
@@ -87,20 +87,37 @@ def test_a_message_of_traffic_carries_the_extra_columns_of_its_file() -> None:
     assert (message["weather_condition"], message["incident_nearby"]) == ("rain", True)
 
 
-@given(st.lists(st.tuples(st.text(max_size=3), st.integers(1, 10**15)), unique=True, max_size=20))
-def test_identifiers_are_valid_distinct_and_depend_on_the_place_alone(places: list[tuple[str, int]]) -> None:
-    source = pa.array([name for name, _ in places], pa.string()).dictionary_encode()
-    identifiers = identify(source, pa.array([row for _, row in places], pa.int64())).to_pylist()
+PLACES = st.tuples(st.text(max_size=3), st.none() | st.integers(1, 9), st.integers(1, 10**15))
+SOURCE, PARTITION, POSITION = (field.type for field in WHERE_FROM)
+
+
+def identifiers_of(places: list[tuple[str, int | None, int]]) -> list[str]:
+    source, partition, position = zip(*places, strict=True)
+    columns = pa.array(source, SOURCE), pa.array(partition, PARTITION), pa.array(position, POSITION)
+    return identify(*columns).to_pylist()
+
+
+@given(st.lists(PLACES, unique=True, min_size=1, max_size=20))
+def test_identifiers_are_valid_distinct_and_depend_on_the_place_alone(
+    places: list[tuple[str, int | None, int]],
+) -> None:
+    identifiers = identifiers_of(places)
     assert len(set(identifiers)) == len(places)
-    for (name, row), identifier in zip(places, identifiers, strict=True):
+    for place, identifier in zip(places, identifiers, strict=True):
         parsed = uuid.UUID(identifier)
         assert (str(parsed), parsed.version, parsed.variant) == (identifier, 8, uuid.RFC_4122)
-        alone = identify(pa.array([name]).dictionary_encode(), pa.array([row]))
-        assert alone.to_pylist() == [identifier]
+        assert identifiers_of([place]) == [identifier]
 
 
 def test_a_million_identifiers_are_distinct() -> None:
-    source = pa.array(["a.csv", "b.csv"]).dictionary_encode()
-    rows = pa.array(range(1, 500_001))
-    both = [identify(source.take(pa.array([which] * len(rows))), rows) for which in (0, 1)]
-    assert len(pa.chunked_array(both).unique()) == 1_000_000
+    rows = 250_000
+    places = [(source, partition) for source in ("a", "b") for partition in (None, 1)]
+    identifiers = [
+        identify(
+            pa.array([source], SOURCE).take(pa.array([0] * rows)),
+            pa.array([partition] * rows, PARTITION),
+            pa.array(range(1, rows + 1), POSITION),
+        )
+        for source, partition in places
+    ]
+    assert len(pa.chunked_array(identifiers).unique()) == 1_000_000
