@@ -243,7 +243,9 @@ def _with_plain_text(field: pa.Field) -> pa.Field:
 
 
 WHERE_FROM = (
-    pa.field("source", TEXT, nullable=False, metadata={"description": "The file or topic that it came from."}),
+    pa.field(
+        "source", TEXT, nullable=False, metadata={"description": "The file or topic that it came from."}
+    ),
     pa.field("partition", pa.int32(), metadata={"description": "The topic's partition; null for a file."}),
     pa.field(
         "position",

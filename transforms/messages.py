@@ -28,7 +28,7 @@ def to_messages(readings: pa.RecordBatch, feed: Feed, now: int | None = None) ->
     """
     columns = {field.name: _plain(readings[field.name]) for field in feed.fields}
     if feed.identifier and columns[feed.identifier].null_count:
-        identifiers = identify(readings["source"], readings["position"])
+        identifiers = identify(readings["source"], readings["partition"], readings["position"])
         columns[feed.identifier] = pc.coalesce(columns[feed.identifier], identifiers)
     if feed.ingestion_time:
         micros = time.time_ns() // 1000 if now is None else now
@@ -65,18 +65,21 @@ def _nest(columns: dict[str, pa.Array], group: pa.Field) -> pa.StructArray:
     return pa.StructArray.from_arrays(members, fields=list(group.type), mask=absent)
 
 
-def identify(source: pa.DictionaryArray, position: pa.Array) -> pa.StringArray:
+def identify(source: pa.DictionaryArray, partition: pa.Array, position: pa.Array) -> pa.StringArray:
     """A UUID for each place in a source, the same in every run.
 
     Version 8 of RFC 9562, which leaves the choice of hash free: SHA-256 of the source, once for each distinct
-    source, mixed with the position by SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014).
+    source, mixed with partition and position by SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014).
 
-    >>> identify(pa.array(["a.csv"]).dictionary_encode(), pa.array([1])).to_pylist()
+    >>> source = pa.array(["a.csv"]).dictionary_encode()
+    >>> identify(source, pa.array([None], pa.int32()), pa.array([1])).to_pylist()
     ['b46db76a-9970-8446-95c4-254faa1ea712']
     """
     seeds = np.array([_seeds(value) for value in source.dictionary.to_pylist()], np.uint64).reshape(-1, 2)
     of_row = seeds[source.indices.to_numpy()]
     steps = position.to_numpy().astype(np.uint64) * GOLDEN
+    if partition.null_count < len(partition):
+        steps += _mix(partition.fill_null(0).to_numpy().astype(np.uint64) * GOLDEN)
     high = _mix(of_row[:, 0] + steps) & NOT_VERSION | VERSION_8
     low = _mix(of_row[:, 1] + steps) & NOT_VARIANT | VARIANT
     return _format(np.stack([high, low], axis=1))
