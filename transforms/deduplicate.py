@@ -20,8 +20,8 @@ from transforms.progress import progress
 def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, int]:
     """(the readings without duplicates, sorted by key and event time; the number of duplicates).
 
-    The first by source, partition and position stays, whatever order the rows arrive in: the result depends on the set
-    of the rows alone.
+    The first by source, partition and position stays, whatever order the rows arrive in: the result depends
+    on the set of the rows alone.
     """
     keys = _ranks(readings[feed.key])
     micros = readings[feed.event_time].view(pa.int64()).to_numpy()
