@@ -4,6 +4,9 @@ import argparse
 import logging
 from urllib.parse import urlsplit
 
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
+
 from runners.folders import state_folder
 from runners.local.jars import FLINK_VERSION, job_server_jar
 from runners.local.java import find_java
@@ -13,17 +16,37 @@ _LOGGER = logging.getLogger(__name__)
 EMBEDDED = "[local]"
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
+# Beam warns, with pages of detail, of every worker that was gone before its job ended.
+QUIET = ("defaultLogLevel=warn", "log.org.apache.beam.runners.fnexecution.control=error")
 STREAMING = (
     "--checkpointing_interval=5000",
     # Without it a job with checkpoints stands still: running, checkpoints complete, no element moves.
     "--finish_bundle_before_checkpointing",
     # A cancelled job can be taken up again with --savepoint_path=file://…/chk-N
+    "--externalized_checkpoints_enabled",
     "--retain_externalized_checkpoints_on_cancellation",
 )
 
 
+class FlinkStreamingOptions(PipelineOptions):
+    """What only the running job server declares: Beam would warn of each that it does not know it."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        for switch in (
+            "--finish_bundle_before_checkpointing",
+            "--externalized_checkpoints_enabled",
+            "--retain_externalized_checkpoints_on_cancellation",
+        ):
+            parser.add_argument(switch, action="store_true", default=None)
+        parser.add_argument("--checkpointing_interval", type=int)
+        parser.add_argument("--state_backend")
+        parser.add_argument("--state_backend_storage_path")
+        parser.add_argument("--savepoint_path")
+
+
 def flink_options(user_flags: list[str], *, streaming: bool) -> list[str]:
-    """The user's flags after the defaults they overrule; says in the log which defaults these are."""
+    """Defaults and then the user's flags; says in the log what was set by default."""
     defaults = flink_defaults(user_flags, streaming=streaming)
     _LOGGER.info("on Flink, set by default: %s", " ".join(defaults))
     return [*defaults, *user_flags]
@@ -38,7 +61,7 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     given = _given(user_flags)
     defaults = ["--parallelism=2"]
     address = given.job_endpoint or given.flink_master or EMBEDDED
-    here = address == EMBEDDED or _host(address) in LOOPBACK_HOSTS
+    here = address in MAGIC_HOST_NAMES or _host(address) in LOOPBACK_HOSTS
     if here:
         defaults.append("--environment_type=LOOPBACK")
     if not given.job_endpoint:
@@ -46,16 +69,17 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     if streaming:
         defaults += ["--streaming", *STREAMING]
         if here and not given.job_endpoint:
-            # By default a checkpoint is kept in memory and may hold 5 MiB: past that the job fails over and over.
+            # By default checkpoints stay in memory, and one past 5 MiB makes the job fail over and over.
             # A cluster elsewhere, and a job server started with a configuration, have a place of their own.
             checkpoints = state_folder() / "checkpoints"
             defaults += ["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints.as_uri()}"]
-    return defaults
+    said = {_name(flag) for flag in user_flags}
+    return [flag for flag in defaults if _name(flag) not in said]
 
 
 def _job_server(given: argparse.Namespace) -> list[str]:
     """Beam starts its job server itself, from these."""
-    flags = ["--job_server_jvm_properties=-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+    flags = [f"--job_server_jvm_properties=-Dorg.slf4j.simpleLogger.{quiet}" for quiet in QUIET]
     if not given.job_server_java_launcher:
         flags.append(f"--job_server_java_launcher={find_java()}")
     if not given.flink_job_server_jar:
@@ -73,3 +97,7 @@ def _given(user_flags: list[str]) -> argparse.Namespace:
 
 def _host(address: str) -> str | None:
     return urlsplit(address if "://" in address else f"//{address}").hostname
+
+
+def _name(flag: str) -> str:
+    return flag.partition("=")[0]

@@ -1,0 +1,17 @@
+"""Where the runners keep what they fetch, and what local services write."""
+
+from pathlib import Path
+
+import platformdirs
+
+APPLICATION = "sensor-feeds"
+
+
+def cache_folder() -> Path:
+    """What can be fetched or built again: jars, Prism's binary."""
+    return platformdirs.user_cache_path(APPLICATION)
+
+
+def state_folder() -> Path:
+    """What services and jobs write: topics, checkpoints, logs."""
+    return platformdirs.user_state_path(APPLICATION)
