@@ -62,6 +62,8 @@ def _configure_logging() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
+    # It warns of every job server that is stopped at the end, and this is how a job server ends.
+    logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     # It warns that threads may not run side by side; Arrow and NumPy release the lock, so here they do.
     logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
 

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from runners.flink import flink_options
-from runners.prism import prism_options
-
 IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
 
@@ -19,8 +16,8 @@ class UnusableRunner(ValueError):
     """There is no such runner, or it has no such option; the message is for the user."""
 
 
-def pipeline_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options for a batch run on that runner; the user's own flags win over the defaults.
+def pipeline_options(runner: str, flags: Sequence[str], streaming: bool = False) -> PipelineOptions:
+    """Beam's options for a run on that runner; the user's own flags win over the defaults.
 
     DirectRunner is the in-process FnApiRunner, named explicitly, with a worker thread per core: Beam's own
     DirectRunner tries other runners first and so differs from machine to machine. UnusableRunner for a flag
@@ -33,10 +30,22 @@ def pipeline_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
                 raise UnusableRunner(unknown)
             return PipelineOptions(["--runner", IN_PROCESS, f"--direct_num_workers={_cores()}", *given])
         case "FlinkRunner":
-            given = flink_options(given, streaming=False)
+            given = _on_flink(given, streaming)
         case "PrismRunner":
+            from runners.prism import prism_options
+
             given = prism_options(given)
     return PipelineOptions(["--runner", runner, *given])
+
+
+def _on_flink(flags: list[str], streaming: bool) -> list[str]:
+    from runners.flink import flink_options
+    from runners.local.errors import CannotStart
+
+    try:
+        return flink_options(flags, streaming=streaming)
+    except CannotStart as error:
+        raise UnusableRunner(str(error)) from error
 
 
 def _cores() -> int:
