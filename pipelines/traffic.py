@@ -49,9 +49,7 @@ def build(pipeline: beam.Pipeline, arguments: BatchArguments) -> None:
     validated = decoded.readings | Validate(feed)
     unique = (
         validated.readings
-        | GroupByWindow(
-            feed, whole_windows_of_a_day(arguments.window_seconds), arguments.allowed_lateness_seconds
-        )
+        | GroupByWindow(feed, whole_windows_of_a_day(arguments.window_seconds))
         | Deduplicate(feed)
     )
     raw = unique.readings | "WriteRaw" >> WriteDailyParquet(

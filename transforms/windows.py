@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
+from apache_beam.transforms.trigger import (
+    AccumulationMode,
+    AfterCount,
+    AfterProcessingTime,
+    AfterWatermark,
+    Repeatedly,
+)
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
@@ -50,17 +57,32 @@ def split_by_window(
         yield int(starts[low]) * seconds, with_small_dictionaries(readings.slice(low, high - low))
 
 
+def split_by_shard(readings: pa.RecordBatch, shards: int, key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(shard, its readings): those of one key are in one shard, in every process and every run."""
+    keys = readings[key]
+    of_value = np.array([zlib.crc32(value.encode()) % shards for value in keys.dictionary.to_pylist()])
+    of_row = of_value[keys.indices.to_numpy()]
+    for shard in np.unique(of_row).tolist():
+        yield shard, with_small_dictionaries(readings.filter(pa.array(of_row == shard)))
+
+
 @dataclass
 class GroupByWindow(beam.PTransform):
-    """Readings -> (start, all batches of the window that starts there), windows of `window_seconds`.
+    """Readings -> (key, all batches of a window), windows of `group_seconds`; the key is the window's start.
 
-    In batch a group may span many windows: `group_seconds` is then a multiple of `window_seconds`, and the
+    In batch a group may span many windows: `group_seconds` is then a multiple of the feed's windows, and the
     steps that follow find the windows inside. Grouping fewer, larger groups is several times quicker.
+
+    In a stream, with `allowed_lateness_seconds`, a window has several panes, each with all of its batches so
+    far: early ones every `early_seconds` (0 for none), one on time, and one for every late batch. With
+    `shards` the key is a shard instead, and readings of one sensor are always in the same.
     """
 
     feed: Feed
     group_seconds: int
     allowed_lateness_seconds: int = 0
+    early_seconds: int = 0
+    shards: int = 0
 
     def expand(
         self, readings: beam.PCollection[pa.RecordBatch]
@@ -68,15 +90,24 @@ class GroupByWindow(beam.PTransform):
         return (
             readings
             | "SplitByWindow" >> beam.FlatMap(self._split).with_output_types(tuple[int, pa.RecordBatch])
-            | beam.WindowInto(
-                FixedWindows(self.group_seconds),
-                trigger=AfterWatermark(late=AfterCount(1)),
-                allowed_lateness=Duration(seconds=self.allowed_lateness_seconds),
-                accumulation_mode=AccumulationMode.ACCUMULATING,
-            )
+            | beam.WindowInto(FixedWindows(self.group_seconds), **self._triggering())
             | beam.GroupByKey()
         )
 
+    def _triggering(self) -> dict[str, object]:
+        if not self.allowed_lateness_seconds:
+            return {}
+        early = Repeatedly(AfterProcessingTime(self.early_seconds)) if self.early_seconds else None
+        return {
+            "trigger": AfterWatermark(early=early, late=AfterCount(1)),
+            "allowed_lateness": Duration(seconds=self.allowed_lateness_seconds),
+            "accumulation_mode": AccumulationMode.ACCUMULATING,
+        }
+
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        for start, rows in split_by_window(readings, self.group_seconds, self.feed.event_time):
-            yield TimestampedValue((start, rows), Timestamp(start))
+        for start, window in split_by_window(readings, self.group_seconds, self.feed.event_time):
+            if self.shards:
+                for shard, rows in split_by_shard(window, self.shards, self.feed.key):
+                    yield TimestampedValue((shard, rows), Timestamp(start))
+            else:
+                yield TimestampedValue((start, window), Timestamp(start))
