@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,7 +35,7 @@ def records(
     return pa.RecordBatch.from_pylist(rows, schema)
 
 
-def decoded(*rows: dict[str, object], feed: Feed = TRAFFIC) -> pa.RecordBatch:
+def decoded(*rows: dict[str, Any], feed: Feed = TRAFFIC) -> pa.RecordBatch:
     """Readings between decode and validate: a sound reading with each row's own values in it."""
     sound = dict.fromkeys(feed.decoded_schema.names) | {
         "sensor_id": "s1",
@@ -49,7 +50,7 @@ def decoded(*rows: dict[str, object], feed: Feed = TRAFFIC) -> pa.RecordBatch:
     )
 
 
-def accepted(*rows: dict[str, object], feed: Feed = TRAFFIC) -> pa.RecordBatch:
+def accepted(*rows: dict[str, Any], feed: Feed = TRAFFIC) -> pa.RecordBatch:
     """Accepted readings: a sound reading with each row's own values in it."""
     batch = decoded(*rows, feed=feed)
     return pa.RecordBatch.from_arrays(

@@ -92,6 +92,8 @@ def aggregate(
     With `zero_is_missing`, a 0 in a field that says `zero_can_mean_missing` is left out of that field's
     figures and counted as missing. A figure without any value is null.
     """
+    if not readings.num_rows:
+        return pa.RecordBatch.from_pylist([], schema=feed.aggregate_schema)
     windows = readings[feed.event_time].view(pa.int64()).to_numpy() // (window_seconds * MICROS)
     keys = readings[feed.key]
     codes = keys.indices.to_numpy()

@@ -23,6 +23,8 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     The first by source, partition and position stays, whatever order the rows arrive in: the result depends
     on the set of the rows alone.
     """
+    if not readings.num_rows:
+        return readings, 0
     keys = _ranks(readings[feed.key])
     micros = readings[feed.event_time].view(pa.int64()).to_numpy()
     sortable = _combine(keys, micros)
@@ -49,11 +51,10 @@ def _ranks(column: pa.DictionaryArray) -> np.ndarray:
 
 def _combine(keys: np.ndarray, micros: np.ndarray) -> np.ndarray:
     """One integer per row that orders by key, then by time: sorting one array is quicker than two."""
-    since = micros - micros.min()
-    span = int(since.max()) + 1
+    span = int(micros.max()) - int(micros.min()) + 1
     if (int(keys.max()) + 1) * span < 1 << 63:
-        return keys * span + since
-    return keys * len(since) + np.unique(since, return_inverse=True)[1]
+        return keys * span + (micros - micros.min())
+    return keys * len(micros) + np.unique(micros, return_inverse=True)[1]
 
 
 class _Deduplicate(beam.DoFn):
