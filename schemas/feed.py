@@ -15,6 +15,36 @@ MAXIMUM_RULES = 63
 
 
 @dataclass(frozen=True)
+class CsvDialect:
+    """How a feed's files are written. With `skips_empty_rows`, a row of delimiters alone is a blank line."""
+
+    delimiter: str = ","
+    decimal_point: str = "."
+    skips_empty_rows: bool = False
+
+
+RFC_4180 = CsvDialect()
+
+
+@dataclass(frozen=True)
+class DateAndTime:
+    """A timestamp in two columns of a file, each of a format of strptime's numbers: %d %m %Y %H %M %S."""
+
+    date: str
+    time: str
+    date_format: str
+    time_format: str
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """A timestamp that is `seconds` after `start`, both the names of fields."""
+
+    start: str
+    seconds: str
+
+
+@dataclass(frozen=True)
 class Field:
     """One column of a feed.
 
@@ -23,6 +53,12 @@ class Field:
     `known` are the only values accepted, when given. The two age limits are seconds from the time of
     processing and apply to a timestamp. `zero_can_mean_missing` marks a field whose 0 may stand for
     "no reading". In a message the field stands inside the object named `group`, when it has one.
+
+    In a file the field is the column of that name, or `column`, or made of others as `made_of` says. A file
+    without it gives each of its rows the `default`. `missing_value` is a number that stands for no value.
+
+    A reading that breaks a rule is refused. Not so where `tolerated`: there the value becomes null, and the
+    reading goes on. `reason`, when given, is what dead letters call whatever is wrong with the field.
     """
 
     name: str
@@ -38,6 +74,12 @@ class Field:
     max_age_seconds: float | None = None
     zero_can_mean_missing: bool = False
     group: str | None = None
+    column: str | None = None
+    made_of: DateAndTime | Elapsed | None = None
+    default: object = None
+    missing_value: float | None = None
+    tolerated: bool = False
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
@@ -65,7 +107,7 @@ class Field:
         if pa.types.is_boolean(self.type):
             yield Rule(self, "unparsable", "is neither true nor false")
         if timestamp:
-            yield Rule(self, "unparsable", "is not an ISO 8601 timestamp")
+            yield Rule(self, "unparsable", f"is not {self._timestamp_form}")
             yield Rule(self, "nonexistent", "is a local time that the clock change skips")
         if pa.types.is_floating(self.type):
             yield Rule(self, "not_finite", "is NaN or infinite")
@@ -84,6 +126,15 @@ class Field:
         if self.max_age_seconds is not None:
             yield Rule(self, "too_old", f"is over {self.max_age_seconds:,g} s old")
 
+    @property
+    def _timestamp_form(self) -> str:
+        match self.made_of:
+            case DateAndTime():
+                return f"of the form {self.made_of.date_format} {self.made_of.time_format}"
+            case Elapsed():
+                return "a finite time after the start"
+        return "an ISO 8601 timestamp"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -96,7 +147,7 @@ class Rule:
     @property
     def name(self) -> str:
         """The reason that dead letters and accounts give, such as `speed_mph_out_of_range`."""
-        return f"{self.field.name}_{self.kind}"
+        return self.field.reason or f"{self.field.name}_{self.kind}"
 
     @property
     def message(self) -> str:
@@ -120,6 +171,7 @@ class Feed:
     `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
     reading in its window; readings that agree in both are duplicates of each other. A message whose
     `identifier` field is null gets a UUID there, and the time of sending in its `ingestion_time` field.
+    `raw` readings keep the values that a tolerated field would lose, and those that stand for no value.
 
     >>> from schemas.traffic import TRAFFIC
     >>> TRAFFIC.with_bounds({"speed_mph": (0, 100)}).field("speed_mph").maximum
@@ -135,6 +187,8 @@ class Feed:
     window_seconds: int = 300
     identifier: str | None = None
     ingestion_time: str | None = None
+    dialect: CsvDialect = RFC_4180
+    raw: bool = False
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
@@ -160,20 +214,55 @@ class Feed:
 
     def bit(self, field: str, kind: str) -> np.uint64:
         """That rule's bit in a reading's `broken` column; KeyError when the feed has no such rule."""
-        return self._bits[f"{field}_{kind}"]
+        return self._bits[field, kind]
 
     @cached_property
-    def _bits(self) -> Mapping[str, np.uint64]:
-        return {rule.name: np.uint64(1 << place) for place, rule in enumerate(self.rules)}
+    def _bits(self) -> Mapping[tuple[str, str], np.uint64]:
+        return {(rule.field.name, rule.kind): np.uint64(1 << place) for place, rule in enumerate(self.rules)}
+
+    @cached_property
+    def tolerated(self) -> np.uint64:
+        """The bits of all rules that do not refuse a reading."""
+        return np.uint64(sum(1 << place for place, rule in enumerate(self.rules) if rule.field.tolerated))
 
     @cached_property
     def required(self) -> tuple[str, ...]:
         return tuple(field.name for field in self.fields if field.required)
 
     @cached_property
+    def columns(self) -> frozenset[str]:
+        """All columns that its files may have."""
+        return frozenset(column for field in self.fields for column in self.columns_of(field))
+
+    @cached_property
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns without which a file has no whole reading."""
+        needed = [field for field in self.fields if field.required]
+        elapsed = [field.made_of for field in needed if isinstance(field.made_of, Elapsed)]
+        needed += [self.field(name) for made_of in elapsed for name in (made_of.start, made_of.seconds)]
+        columns = [self.columns_of(field) for field in needed if field.default is None]
+        return tuple(dict.fromkeys(column for each in columns for column in each))
+
+    def columns_of(self, field: Field) -> tuple[str, ...]:
+        """The columns of a file that hold the field itself."""
+        match field.made_of:
+            case DateAndTime():
+                return field.made_of.date, field.made_of.time
+            case Elapsed():
+                return ()
+        return (field.column or field.name,)
+
+    @property
+    def as_raw(self) -> Feed:
+        """The feed with all values as they are in its files; see `raw`."""
+        return replace(self, raw=True)
+
+    @cached_property
     def reading_schema(self) -> pa.Schema:
-        """An accepted reading: the feed's fields, then where it came from."""
-        return pa.schema([*(field.arrow for field in self.fields), *WHERE_FROM])
+        """An accepted reading: the feed's fields, then where it came from, then the rules whose break nulled
+        a value, in feeds that have such rules."""
+        nulled = [NULLED] if self.tolerated and not self.raw else []
+        return pa.schema([*(field.arrow for field in self.fields), *WHERE_FROM, *nulled])
 
     @cached_property
     def decoded_schema(self) -> pa.Schema:
@@ -253,4 +342,11 @@ WHERE_FROM = (
         nullable=False,
         metadata={"description": "Its row in the file, the first is 1; or its offset."},
     ),
+)
+
+NULLED = pa.field(
+    "nulled",
+    pa.list_(pa.string()),
+    nullable=False,
+    metadata={"description": "The rules that values broke which are null for it."},
 )

@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from schemas.feed import Feed
+from schemas.feed import RFC_4180, CsvDialect, Feed
 from schemas.record import RECORD
 from transforms import counters
 from transforms.accounts import Accounts
@@ -40,6 +40,7 @@ class Block(NamedTuple):
     start: int
     end: int | None
     first_row: int
+    dialect: CsvDialect = RFC_4180
 
 
 class Records(NamedTuple):
@@ -54,7 +55,7 @@ class Records(NamedTuple):
     blank_lines: int
 
 
-def find_records(text: bytes, width: int, at_end: bool = True) -> Records:
+def find_records(text: bytes, width: int, at_end: bool = True, dialect: CsvDialect = RFC_4180) -> Records:
     r"""The records of a CSV text of `width` fields a row, each with its line ending.
 
     A line is a record, unless it leaves a quote open and one of the next lines closes it into a record of the
@@ -71,8 +72,10 @@ def find_records(text: bytes, width: int, at_end: bool = True) -> Records:
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
     end = int(ends[-1]) if len(ends) else 0
     if QUOTE in text:
-        starts, ends, end = _join_quoted_lines(text, array, starts, ends, width, at_end)
+        starts, ends, end = _join_quoted_lines(text, array, starts, ends, width, at_end, dialect)
     blank = _is_blank(array, starts, ends)
+    if dialect.skips_empty_rows:
+        blank |= _is_empty(text, array, starts, ends, dialect.delimiter)
     if blank.any():
         starts, ends = starts[~blank], ends[~blank]
     return Records(starts, ends, end, int(blank.sum()))
@@ -86,8 +89,24 @@ def _is_blank(array: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     return blank
 
 
+def _is_empty(
+    text: bytes, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, delimiter: str
+) -> np.ndarray:
+    """Which lines are of delimiters alone."""
+    empty = np.zeros(len(starts), bool)
+    for row in np.flatnonzero(array[starts] == ord(delimiter)):
+        empty[row] = not text[starts[row] : ends[row]].strip(delimiter.encode() + b"\r\n")
+    return empty
+
+
 def _join_quoted_lines(
-    text: bytes, array: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int, at_end: bool
+    text: bytes,
+    array: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    width: int,
+    at_end: bool,
+    dialect: CsvDialect,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     quotes = np.searchsorted(np.flatnonzero(array == QUOTE), ends)
     odd = np.flatnonzero(np.diff(quotes, prepend=0) % 2)
@@ -102,7 +121,7 @@ def _join_quoted_lines(
                 lines = first  # the closing quote may be in what follows this text
                 break
             place += 1
-        elif _is_one_record(text[starts[first] : ends[following]], width):
+        elif _is_one_record(text[starts[first] : ends[following]], width, dialect):
             joined[first:following] = False
             place += 2
         else:
@@ -113,9 +132,10 @@ def _join_quoted_lines(
     return starts, ends, int(ends[-1]) if len(ends) else 0
 
 
-def _is_one_record(text: bytes, width: int) -> bool:
+def _is_one_record(text: bytes, width: int, dialect: CsvDialect) -> bool:
     try:
-        rows = list(csv.reader(io.StringIO(text.decode("latin-1"), newline=""), strict=True))
+        lines = io.StringIO(text.decode("latin-1"), newline="")
+        rows = list(csv.reader(lines, delimiter=dialect.delimiter, strict=True))
     except csv.Error:
         return False
     return len(rows) == 1 and len(rows[0]) == width
@@ -153,23 +173,23 @@ def find_blocks(path: str, feed: Feed) -> Iterator[Block]:
         if not columns:
             return
         if _codec(path):
-            yield Block(path, columns, start, None, 1)
+            yield Block(path, columns, start, None, 1, feed.dialect)
             return
         first_row, row, end = 1, 1, start
-        for text, records in _texts(path, file, len(columns), None):
+        for text, records in _texts(path, file, len(columns), None, feed.dialect):
             row, end = row + len(records.starts), end + len(text)
             if end - start >= BLOCK_BYTES:
-                yield Block(path, columns, start, end, first_row)
+                yield Block(path, columns, start, end, first_row, feed.dialect)
                 start, first_row = end, row
         if end > start:
-            yield Block(path, columns, start, end, first_row)
+            yield Block(path, columns, start, end, first_row, feed.dialect)
 
 
 def open_block(path: str, feed: Feed) -> Block | None:
     """The whole file as one block, unread; None for an empty file. UserError as for `find_blocks`."""
     with _open(path) as file:
         columns, start = _read_header(path, file, feed)
-    return Block(path, columns, start, None, 1) if columns else None
+    return Block(path, columns, start, None, 1, feed.dialect) if columns else None
 
 
 def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
@@ -184,7 +204,7 @@ def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
         else:
             file.seek(block.start)
         length = None if block.end is None else block.end - block.start
-        for text, records in _texts(block.path, file, len(block.columns), length):
+        for text, records in _texts(block.path, file, len(block.columns), length, block.dialect):
             yield to_record_batch(text, records, block.path, row, block.columns), records.blank_lines
             row += len(records.starts)
 
@@ -209,7 +229,9 @@ def _read(path: str, file: BinaryIO, size: int) -> bytes:
         raise UserError(f"{path}: truncated or damaged: {error}") from error
 
 
-def _texts(path: str, file: BinaryIO, width: int, length: int | None) -> Iterator[tuple[bytes, Records]]:
+def _texts(
+    path: str, file: BinaryIO, width: int, length: int | None, dialect: CsvDialect
+) -> Iterator[tuple[bytes, Records]]:
     """Texts of whole records of about BATCH_BYTES, up to `length` bytes or the end of the file."""
     rest = b""
     while True:
@@ -217,7 +239,7 @@ def _texts(path: str, file: BinaryIO, width: int, length: int | None) -> Iterato
         chunk = _read(path, file, wanted) if wanted else b""
         length = None if length is None else length - len(chunk)
         text = rest + chunk
-        records = find_records(text, width, at_end=not chunk)
+        records = find_records(text, width, not chunk, dialect)
         end = records.end
         if end:
             yield text[:end], records
@@ -238,14 +260,14 @@ def _read_header(path: str, file: BinaryIO, feed: Feed) -> tuple[tuple[str, ...]
         header = line.decode().strip("\r\n")
         if not header:
             return (), start
-        columns = tuple(name.strip() for name in next(csv.reader([header])))
+        columns = tuple(name.strip() for name in next(csv.reader([header], delimiter=feed.dialect.delimiter)))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: its header row is not UTF-8") from error
     except csv.Error as error:
         raise UserError(f"{path}: its header row is no row of CSV: {error}") from error
-    if missing := [name for name in feed.required if name not in columns]:
+    if missing := [name for name in feed.required_columns if name not in columns]:
         raise UserError(f"{path}: has no column {', '.join(missing)}; its header row is {header[:200]!r}")
-    if repeated := [field.name for field in feed.fields if columns.count(field.name) > 1]:
+    if repeated := [name for name in sorted(feed.columns) if columns.count(name) > 1]:
         raise UserError(f"{path}: has more than one column {', '.join(repeated)}")
     return columns, start
 
@@ -264,7 +286,7 @@ def _read_line(path: str, file: BinaryIO) -> bytes:
 
 class _ReadBlocks(beam.DoFn):
     def __init__(self, feed: Feed) -> None:
-        self.known = {field.name for field in feed.fields}
+        self.known = feed.columns | {""}
 
     def process(self, block: Block) -> Iterable[pa.RecordBatch]:
         read = blank = 0

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import apache_beam as beam
 import numpy as np
@@ -21,22 +22,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, Feed, Field
+from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, CsvDialect, DateAndTime, Elapsed, Feed, Field
 from transforms import counters
+from transforms.casts import LIKE_A_DATE, NAIVE, cast_or_null, rows_where, to_timestamps, to_utc
 from transforms.csv_files import NEWLINE, QUOTE, RETURN
 from transforms.dead_letters import Failure, to_dead_letters
 
-NAIVE = pa.timestamp("us")
 LIKE_A_NUMBER = r"^[+-]?(\d|\.\d|(?i:nan|inf))"
 LIKE_A_BOOLEAN = r"^(?i:true|false|[01])$"
-LIKE_A_DATE = r"^\d{4}-\d{2}-\d{2}"
-FINER_THAN_MICROSECONDS = r"(:\d{2}\.\d{6})\d+"
-ZONED = r"[ T]\d{2}(:\d{2}(:\d{2}(\.\d*)?)?)?(Z|[+-]\d{2}(:?\d{2})?)$"
 LEADING_ZONE = re.compile(rb"\d{4}-\d{2}-\d{2}[ T]\d{2}:[\d:.]+(Z|[+-]\d{2})")
 
-QUOTED_OR_PLAIN = rb'(?:"(?:[^"]|"")*+"[^,\n]*+|[^",\n][^,\n]*+|)'
-CLOSED = re.compile(rb"%b(?:,%b)*\n?" % (QUOTED_OR_PLAIN, QUOTED_OR_PLAIN))
-REGULAR_NEIGHBOURS = np.frombuffer(b',"\r\n', np.uint8)
+DIGITS = dict.fromkeys(("%d", "%m", "%H", "%M", "%S"), r"(\d{2})") | {"%Y": r"(\d{4})"}
+MAXIMUM_SECONDS = 1e9
 
 STRUCTURAL = (
     Failure(("not_utf8",), "its bytes are not UTF-8"),
@@ -57,7 +54,7 @@ def decode_csv(
     depends on that record alone, never on its neighbours.
     """
     columns = json.loads(records.schema.metadata[b"columns"])
-    structural = _structural_failures(records["value"])
+    structural = _structural_failures(records["value"], feed.dialect.delimiter)
     sound = records
     if structural is not None:
         sound = records.filter(pa.array(structural < 0))
@@ -79,7 +76,7 @@ def decode_csv(
     return readings, failures
 
 
-def _structural_failures(values: pa.BinaryArray) -> np.ndarray | None:
+def _structural_failures(values: pa.BinaryArray, delimiter: str) -> np.ndarray | None:
     """For each record its place in `STRUCTURAL`, or -1; None when no record fails before it is parsed."""
     text, offsets = _text(values)
     starts, ends = offsets[:-1], offsets[1:]
@@ -100,7 +97,7 @@ def _structural_failures(values: pa.BinaryArray) -> np.ndarray | None:
         at_end = bare == ends[rows] - 1  # the last line of a file may end without its newline
         fail(rows[~at_end], BARE_RETURN)
     if QUOTE in text:
-        fail(_rows_with_an_open_quote(text, array, offsets), UNCLOSED_QUOTE)
+        fail(_rows_with_an_open_quote(text, array, offsets, delimiter), UNCLOSED_QUOTE)
     if not text.isascii():
         beyond_ascii = np.unique(np.searchsorted(ends, np.flatnonzero(array >= 0x80), "right"))
         if not _is_utf8(text):
@@ -109,7 +106,9 @@ def _structural_failures(values: pa.BinaryArray) -> np.ndarray | None:
     return failed
 
 
-def _rows_with_an_open_quote(text: bytes, array: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _rows_with_an_open_quote(
+    text: bytes, array: np.ndarray, offsets: np.ndarray, delimiter: str
+) -> np.ndarray:
     """The rows with an odd number of quotes, and those where a quote inside a field leaves another one open.
 
     Such a quote is an ordinary character: `s"1,"a` opens its second field. The few rows where an opening
@@ -121,10 +120,19 @@ def _rows_with_an_open_quote(text: bytes, array: np.ndarray, offsets: np.ndarray
     rows = np.repeat(np.arange(len(quotes)), quotes)
     opens = (np.arange(len(places)) - before[rows]) % 2 == 0
     neighbour = array[np.clip(np.where(opens, places - 1, places + 1), 0, len(array) - 1)]
-    regular = np.isin(neighbour, REGULAR_NEIGHBOURS) | (places == offsets[:-1][rows])
+    regular = np.isin(neighbour, [QUOTE, RETURN, NEWLINE, ord(delimiter)]) | (places == offsets[:-1][rows])
     suspects = np.unique(rows[~regular])
-    open_rows = [row for row in suspects if not CLOSED.fullmatch(text[offsets[row] : offsets[row + 1]])]
+    closed = _closed(delimiter)
+    open_rows = [row for row in suspects if not closed.fullmatch(text[offsets[row] : offsets[row + 1]])]
     return np.union1d(np.flatnonzero(quotes % 2), np.array(open_rows, np.int64))
+
+
+@lru_cache
+def _closed(delimiter: str) -> re.Pattern[bytes]:
+    """Matches a row in which each field that begins with a quote ends with one."""
+    beyond = rb"[^%b\n]*+" % re.escape(delimiter.encode())
+    field = rb'(?:"(?:[^"]|"")*+"%b|(?!")%b)' % (beyond, beyond)
+    return re.compile(rb"%b(?:%b%b)*\n?" % (field, re.escape(delimiter.encode()), field))
 
 
 def _text(values: pa.BinaryArray) -> tuple[bytes, np.ndarray]:
@@ -146,17 +154,27 @@ def _is_utf8(text: bytes) -> bool:
 def _parse(values: pa.BinaryArray, columns: Sequence[str], feed: Feed) -> tuple[pa.Table, list[int]]:
     """The feed's columns of the text, typed if all of it parses, else text; and the rows of a wrong width."""
     text, _ = _text(values)
-    fields = [field for field in feed.fields if field.name in columns]
     timestamp = TIMESTAMP if LEADING_ZONE.search(text, 0, 1000) else NAIVE
-    types = {field.name: timestamp if field.type == TIMESTAMP else field.type for field in fields}
+    types = {
+        column: _type_in_file(field, timestamp)
+        for field in feed.fields
+        for column in feed.columns_of(field)
+        if column in columns
+    }
     try:
-        return _read_csv(text, columns, types, len(values))
+        return _read_csv(text, columns, types, len(values), feed.dialect)
     except pa.ArrowInvalid:
-        return _read_csv(text, columns, dict.fromkeys(types, pa.string()), len(values))
+        return _read_csv(text, columns, dict.fromkeys(types, pa.string()), len(values), feed.dialect)
+
+
+def _type_in_file(field: Field, timestamp: pa.DataType) -> pa.DataType:
+    if isinstance(field.made_of, DateAndTime):
+        return TEXT
+    return timestamp if field.type == TIMESTAMP else field.type
 
 
 def _read_csv(
-    text: bytes, columns: Sequence[str], types: dict[str, pa.DataType], rows: int
+    text: bytes, columns: Sequence[str], types: dict[str, pa.DataType], rows: int, dialect: CsvDialect
 ) -> tuple[pa.Table, list[int]]:
     wrong_width: list[int] = []
 
@@ -173,10 +191,13 @@ def _read_csv(
         read_options=pyarrow.csv.ReadOptions(
             use_threads=False, column_names=_unique(columns), block_size=len(text) + 1
         ),
-        parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=note),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=dialect.delimiter, ignore_empty_lines=False, invalid_row_handler=note
+        ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=types,
             include_columns=list(types),
+            decimal_point=dialect.decimal_point,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
@@ -194,81 +215,96 @@ def _unique(columns: Sequence[str]) -> list[str]:
 
 def _to_readings(table: pa.Table, records: pa.RecordBatch, feed: Feed, timezone: str) -> pa.RecordBatch:
     broken = np.zeros(records.num_rows, np.uint64)
-    columns = []
-    for field in feed.fields:
-        if field.name in table.column_names and records.num_rows:
-            column, failed = _to_type(table[field.name].chunk(0), field, timezone)
-            for kind, rows in failed.items():
-                broken[rows] |= feed.bit(field.name, kind)
-        else:
-            column = pa.nulls(records.num_rows, field.type)
-        columns.append(column)
-    columns += [*(records[field.name] for field in WHERE_FROM), records["value"], pa.array(broken)]
-    return pa.RecordBatch.from_arrays(columns, schema=feed.decoded_schema)
+    columns: dict[str, pa.Array] = {}
+    # what others are made of comes first
+    for field in sorted(feed.fields, key=lambda field: isinstance(field.made_of, Elapsed)):
+        column, failed = _column(table, columns, field, feed, records.num_rows, timezone)
+        for kind, rows in failed.items():
+            broken[rows] |= feed.bit(field.name, kind)
+        columns[field.name] = column
+    where_from = (records[field.name] for field in WHERE_FROM)
+    return pa.RecordBatch.from_arrays(
+        [*(columns[field.name] for field in feed.fields), *where_from, records["value"], pa.array(broken)],
+        schema=feed.decoded_schema,
+    )
 
 
-def _to_type(column: pa.Array, field: Field, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
+def _column(
+    table: pa.Table, columns: dict[str, pa.Array], field: Field, feed: Feed, rows: int, timezone: str
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    """The field from the file's columns, or from those already decoded, as `_to_type`."""
+    if isinstance(field.made_of, Elapsed):
+        return _add_seconds(columns[field.made_of.start], columns[field.made_of.seconds])
+    in_file = feed.columns_of(field)
+    if not rows or not set(in_file) <= set(table.column_names):
+        return pa.nulls(rows, field.type) if field.default is None else _constant(field, rows), {}
+    parts = [table[column].chunk(0) for column in in_file]
+    if isinstance(field.made_of, DateAndTime):
+        return _join(parts[0], parts[1], field.made_of, timezone)
+    return _to_type(parts[0], field, timezone, feed.dialect.decimal_point)
+
+
+def _constant(field: Field, rows: int) -> pa.Array:
+    if field.type == TEXT:
+        return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([field.default]))
+    return pa.repeat(pa.scalar(field.default, field.type), rows)
+
+
+def _add_seconds(start: pa.Array, seconds: pa.Array) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    present = _mask(pc.and_(start.is_valid(), seconds.is_valid()))
+    elapsed = pc.fill_null(seconds, 0).to_numpy()
+    possible = np.abs(elapsed) <= MAXIMUM_SECONDS  # not so for NaN
+    micros = pc.fill_null(start.view(pa.int64()), 0).to_numpy()
+    sum = micros + np.rint(np.where(possible, elapsed, 0) * 1e6).astype(np.int64)
+    column = pa.array(sum, mask=~(present & possible)).view(TIMESTAMP)
+    return column, {"unparsable": np.flatnonzero(present & ~possible)}
+
+
+def _join(
+    date: pa.Array, time: pa.Array, form: DateAndTime, timezone: str
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    days = _parse_distinct(date, form.date_format, "%Y-%m-%d", "")
+    times = _parse_distinct(time, form.time_format, "%H:%M:%S", "1970-01-01 ")
+    utc, failed = to_utc(pc.add(days, times).view(NAIVE), timezone)
+    given = pc.or_(date.is_valid(), time.is_valid())
+    unparsable = pc.and_(given, pc.or_(days.is_null(), times.is_null()))
+    return utc, {"unparsable": rows_where(unparsable), **failed}
+
+
+def _parse_distinct(text: pa.Array, form: str, iso: str, prefix: str) -> pa.Array:
+    """Text of that form as microseconds since the epoch, each distinct value parsed once; else null."""
+    text = text if text.type == TEXT else text.dictionary_encode()
+    names = re.findall("%.", form)
+    pattern = re.sub("%.", lambda name: DIGITS[name[0]], re.sub(r"[^\w%]", r"\\\g<0>", form))
+    rewritten = re.sub("%.", lambda name: f"\\{names.index(name[0]) + 1}", iso)
+    matching = pc.match_substring_regex(text.dictionary, f"^{pattern}$")
+    values = pc.if_else(matching, text.dictionary, pa.scalar(None, pa.string()))
+    values = pc.replace_substring_regex(values, f"^{pattern}$", prefix + rewritten)
+    return cast_or_null(values, NAIVE, LIKE_A_DATE).view(pa.int64()).take(text.indices)
+
+
+def _to_type(
+    column: pa.Array, field: Field, timezone: str, decimal_point: str = "."
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """The column in the field's type, and by kind of rule the rows that break it, which are null."""
+    if pa.types.is_timestamp(column.type):
+        return to_utc(column, timezone)
     if field.type == TIMESTAMP:
-        return _to_timestamps(column, timezone)
+        return to_timestamps(column, timezone)
     if column.type == field.type:
         return column, {}
     if field.type == TEXT:
         return column.dictionary_encode(), {}
     likely = LIKE_A_BOOLEAN if pa.types.is_boolean(field.type) else LIKE_A_NUMBER
-    values = _cast_or_null(pc.utf8_trim(column, " \t"), field.type, likely)
-    return values, {"unparsable": _rows(pc.and_(column.is_valid(), values.is_null()))}
+    text = pc.utf8_trim(column, " \t")
+    if decimal_point != ".":
+        text = pc.replace_substring(pc.replace_substring(text, ".", "?"), decimal_point, ".")
+    values = cast_or_null(text, field.type, likely)
+    return values, {"unparsable": rows_where(pc.and_(column.is_valid(), values.is_null()))}
 
 
-def _to_timestamps(column: pa.Array, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
-    if column.type == TIMESTAMP:
-        return column, {}
-    if column.type == NAIVE:
-        return _to_utc(column, timezone)
-    text = pc.replace_substring_regex(column, FINER_THAN_MICROSECONDS, r"\1")
-    zoned = pc.fill_null(pc.match_substring_regex(text, ZONED), False)
-    nothing = pa.scalar(None, pa.string())
-    naive = _cast_or_null(pc.if_else(zoned, nothing, text), NAIVE, LIKE_A_DATE)
-    local, failed = _to_utc(naive, timezone)
-    utc = pc.coalesce(local, _cast_or_null(pc.if_else(zoned, text, nothing), TIMESTAMP, LIKE_A_DATE))
-    unparsable = pc.and_(column.is_valid(), pc.and_(utc.is_null(), naive.is_null()))
-    return utc, {"unparsable": _rows(unparsable), **failed}
-
-
-def _to_utc(naive: pa.Array, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
-    if timezone == "UTC":
-        return naive.view(TIMESTAMP), {}
-    before, after = (
-        pc.assume_timezone(naive, timezone, ambiguous="earliest", nonexistent=side).view(TIMESTAMP)
-        for side in ("earliest", "latest")
-    )
-    skipped = pc.not_equal(before, after)
-    if not pc.any(skipped).as_py():
-        return before, {}
-    return pc.if_else(skipped, pa.scalar(None, TIMESTAMP), before), {"nonexistent": _rows(skipped)}
-
-
-def _cast_or_null(text: pa.Array, type: pa.DataType, likely: str) -> pa.Array:
-    """The text cast to the type, null where it does not parse; `likely` matches all that may parse."""
-    try:
-        return text.cast(type)
-    except pa.ArrowInvalid:
-        text = pc.if_else(pc.match_substring_regex(text, likely), text, pa.scalar(None, pa.string()))
-        return pa.concat_arrays(_cast_in_halves(text, type))
-
-
-def _cast_in_halves(text: pa.Array, type: pa.DataType) -> list[pa.Array]:
-    try:
-        return [text.cast(type)]
-    except pa.ArrowInvalid:
-        if len(text) == 1:
-            return [pa.nulls(1, type)]
-        half = len(text) // 2
-        return _cast_in_halves(text[:half], type) + _cast_in_halves(text[half:], type)
-
-
-def _rows(mask: pa.BooleanArray) -> np.ndarray:
-    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
+def _mask(mask: pa.BooleanArray) -> np.ndarray:
+    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
 
 
 class _Decode(beam.DoFn):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.feed import Feed, Rule
+from schemas.feed import NULLED, Feed, Field, Rule
 from transforms import counters
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.progress import progress
@@ -24,10 +24,22 @@ def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
     """
     broken = readings["broken"].to_numpy().copy()
     for rule in feed.rules:
-        rows = _breaking(rule, readings[rule.field.name], broken, feed, now)
+        rows = _breaking(rule, _values(readings, rule.field), broken, feed, now)
         if rows is not None and rows.any():
             broken[rows] |= feed.bit(rule.field.name, rule.kind)
     return broken
+
+
+def _values(readings: pa.RecordBatch, field: Field) -> pa.Array:
+    """The field's column, null also where a number stands for no value."""
+    column = readings[field.name]
+    if field.missing_value is None or column.null_count == len(column):
+        return column
+    return _without(column, pc.equal(column, field.missing_value))
+
+
+def _without(column: pa.Array, mask: pa.BooleanArray) -> pa.Array:
+    return pc.if_else(pc.fill_null(mask, False), pa.scalar(None, column.type), column)
 
 
 def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now: int) -> np.ndarray | None:
@@ -85,22 +97,43 @@ def _of_values(column: pa.DictionaryArray, bad_values: np.ndarray) -> np.ndarray
 
 
 def validate(readings: pa.RecordBatch, feed: Feed, now: int = 0) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Decoded readings -> (readings of `feed.reading_schema` that keep every rule, dead letters)."""
+    """Decoded readings -> (readings of `feed.reading_schema`, dead letters).
+
+    A reading is accepted that keeps every rule but those of tolerated fields. Unless the feed is `raw`, its
+    values that break such a rule are null and so are those that stand for no value.
+    """
     broken = broken_rules(readings, feed, now)
-    bad = broken != 0
+    bad = broken & ~feed.tolerated != 0
     accepted = readings.filter(pa.array(~bad)) if bad.any() else readings
-    columns = [accepted[name] for name in feed.reading_schema.names]
     failed = readings.filter(pa.array(bad))
     masks, which = np.unique(broken[bad], return_inverse=True)
     failures = [_failure(int(mask), feed) for mask in masks]
     return (
-        pa.RecordBatch.from_arrays(columns, schema=feed.reading_schema),
+        _to_readings(accepted, broken[~bad], feed),
         to_dead_letters(failed, failures, which, feed, "validate", now),
     )
 
 
+def _to_readings(accepted: pa.RecordBatch, broken: np.ndarray, feed: Feed) -> pa.RecordBatch:
+    columns = {name: accepted[name] for name in accepted.schema.names}
+    if not feed.raw:
+        for field in feed.fields:
+            columns[field.name] = _values(accepted, field)
+            if field.tolerated and broken.any():
+                mask = broken & _bits_of(feed, field.name) != 0
+                columns[field.name] = _without(columns[field.name], pa.array(mask))
+    if NULLED.name in feed.reading_schema.names:
+        masks, which = np.unique(broken, return_inverse=True)
+        names = pa.array([_failure(int(mask), feed).rules for mask in masks], NULLED.type)
+        columns[NULLED.name] = names.take(pa.array(which, pa.int32()))
+    arrays = [columns[name] for name in feed.reading_schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=feed.reading_schema)
+
+
 def _failure(mask: int, feed: Feed) -> Failure:
+    """What the broken rules say, first of those that refuse the reading."""
     rules = [rule for place, rule in enumerate(feed.rules) if mask >> place & 1]
+    rules.sort(key=lambda rule: rule.field.tolerated)
     return Failure(tuple(rule.name for rule in rules), "; ".join(rule.message for rule in rules))
 
 

@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from typing import Any
 
 import fastavro
 import pyarrow as pa
@@ -55,7 +56,7 @@ def decode(
     return columns, dict(reasons)
 
 
-def written(record: dict, schema: Schema) -> bytes:
+def written(record: Any, schema: Schema) -> bytes:
     """A message as fastavro writes it."""
     stream = io.BytesIO(HEADER)
     stream.seek(len(HEADER))
@@ -169,7 +170,7 @@ def test_messages_of_several_schemas_come_back_in_their_order() -> None:
 
 
 def test_types_that_pyruhvro_does_not_know_are_read_all_the_same() -> None:
-    foreign = {
+    foreign: dict[str, Any] = {
         "type": "record",
         "name": "foreign",
         "fields": [
