@@ -40,18 +40,18 @@ def to_dead_letters(
     """
     rows = records.num_rows
     index = pa.array(which, pa.int32())
-    reasons = pa.array([failure.rules[0] for failure in failures], pa.string())
+    reasons = pa.array([failure.rules[0] for failure in failures], pa.string()).dictionary_encode()
     rules = pa.array([list(failure.rules) for failure in failures], pa.list_(pa.string()))
-    messages = pa.array([failure.message for failure in failures], pa.string())
+    messages = pa.array([failure.message for failure in failures], pa.string()).dictionary_encode()
     return pa.RecordBatch.from_arrays(
         [
             _without_line_endings(records) if records["partition"].null_count else records["value"],
             *(records[field.name] for field in WHERE_FROM),
             _constant(feed.name, rows),
             _constant(stage, rows),
-            pa.DictionaryArray.from_arrays(index, reasons),
+            reasons.take(index),
             rules.take(index),
-            pa.DictionaryArray.from_arrays(index, messages),
+            messages.take(index),
             pa.array(np.full(rows, now), DEAD_LETTER.field("failed_at").type),
         ],
         schema=DEAD_LETTER,

@@ -45,6 +45,8 @@ def publish(path: str, content: pa.Buffer | bytes) -> int:
             file.write(content)
         FileSystems.rename([hidden], [path])
     except (OSError, BeamIOError) as error:
+        with contextlib.suppress(OSError, BeamIOError):
+            FileSystems.delete([hidden])
         raise UserError(f"{path}: cannot be written: {error}") from error
     return len(content)
 

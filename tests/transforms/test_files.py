@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.errors import UserError
+from transforms.files import delete, publish, publish_json, read_json, whole_file
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_publish_makes_the_folders_and_says_how_many_bytes_it_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c.bin"
+    assert publish(str(path), b"12345") == 5
+    assert path.read_bytes() == b"12345"
+    assert everything_in(tmp_path) == ["a", "a/b", "a/b/c.bin"]
+
+
+def test_publish_replaces_a_file_of_that_name(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    publish(str(path), b"first and longer")
+    assert publish(str(path), pa.py_buffer(b"second")) == 6
+    assert path.read_bytes() == b"second"
+    assert everything_in(tmp_path) == ["x.parquet"]
+
+
+@pytest.mark.parametrize("name", ["data.csv.gz", "data.bz2", "data.zst", "with space [1] é.parquet"])
+def test_publish_writes_the_bytes_as_they_are_whatever_the_name(tmp_path: Path, name: str) -> None:
+    publish(str(tmp_path / name), b"plain")
+    assert (tmp_path / name).read_bytes() == b"plain"
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one_and_nothing_between(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    contents = [bytes([letter]) * 1_000_000 for letter in b"ab"]
+    publish(str(path), contents[0])
+    done = threading.Event()
+    torn: list[int] = []
+
+    def read() -> None:
+        while not done.is_set():
+            if (seen := path.read_bytes()) not in contents:
+                torn.append(len(seen))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(60):
+        publish(str(path), contents[turn % 2])
+    done.set()
+    reader.join()
+    assert torn == []
+
+
+def test_what_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / "x.parquet"
+    with pytest.raises(UserError, match=f"{path}: cannot be written"):
+        publish(str(path), b"x")
+    assert everything_in(tmp_path) == ["file"]
+
+
+def test_a_write_that_fails_at_the_last_step_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"x\.parquet: cannot be written"):
+        publish(str(tmp_path / "x.parquet"), b"x")
+    assert everything_in(tmp_path) == ["x.parquet", "x.parquet/in the way"]
+
+
+def test_a_file_written_piece_by_piece_has_no_name_before_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    with whole_file(str(path)) as file:
+        file.write(b"12")
+        file.flush()
+        assert not path.exists()
+        file.write(b"3")
+    assert path.read_bytes() == b"123"
+    assert everything_in(tmp_path) == ["x.bin"]
+
+
+def test_a_file_whose_writing_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), whole_file(str(path)) as file:
+        file.write(b"new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert everything_in(tmp_path) == ["x.bin"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict) -> None:
+    path = tmp_path_factory.mktemp("json") / "summary.json"
+    assert publish_json(str(path), content) == path.stat().st_size
+    assert read_json(str(path)) == content
+
+
+def test_delete_deletes_what_is_there_below_the_root_and_no_more(tmp_path: Path) -> None:
+    for name in ("a/x", "a/y", "z"):
+        publish(str(tmp_path / name), b"")
+    delete(str(tmp_path), {"a/x", "a/gone", "never/was"})
+    assert everything_in(tmp_path) == ["a", "a/y", "z"]
+    delete(str(tmp_path), set())
