@@ -60,7 +60,8 @@ def accepted(*rows: dict[str, Any], feed: Feed = TRAFFIC) -> pa.RecordBatch:
 
 def read_file(path: object) -> tuple[list[tuple[int, bytes]], int]:
     """(position, value) of every record of a file, and how many blank lines it has."""
-    found, blank = [], 0
+    found: list[tuple[int, bytes]] = []
+    blank = 0
     for block in find_blocks(str(path), TRAFFIC):
         for batch, blank_lines in read_block(block):
             found += zip(batch["position"].to_pylist(), batch["value"].to_pylist(), strict=True)

@@ -80,7 +80,7 @@ def slow_aggregate(readings: list[dict], seconds: int, zero_is_missing: bool) ->
 
 def assert_same(found: list[dict], expected: list[dict]) -> None:
     for row, wanted in zip(found, expected, strict=True):
-        assert list(row) == list(wanted)
+        assert wanted.keys() <= row.keys()
         for name, value in wanted.items():
             if isinstance(value, float):
                 assert math.isclose(row[name], value, rel_tol=1e-9, abs_tol=1e-9), name

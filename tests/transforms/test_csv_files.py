@@ -35,7 +35,11 @@ from transforms.errors import UserError
 HEADER = b"sensor_id,timestamp,speed_mph\n"
 ROWS = [b"s1,2012-03-01 00:00:00,60\n", b"s2,2012-03-01 00:00:00,61.5\n", b"s3,2012-03-01 00:05:00,0\n"]
 BODY = b"".join(ROWS)
-COMPRESSIONS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": zstandard.compress,
+}
 
 texts = st.text('a,1"\n\r', max_size=40).map(str.encode) | st.lists(
     st.sampled_from(["a", ",", '"', "\n", "\r\n", '""', 'a,"', '",1\n', '"a\nb",1\n', "a,1\n"]), max_size=12

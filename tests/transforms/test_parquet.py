@@ -79,7 +79,7 @@ def test_timestamps_are_utc_for_other_readers_too(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(to_parquet(at(MIDNIGHT)))
     query = f"select typeof(timestamp), epoch_us(timestamp) from '{path}'"
-    assert duckdb.sql(query).fetchall() == [("TIMESTAMP WITH TIME ZONE", MIDNIGHT)]
+    assert duckdb.connect().execute(query).fetchall() == [("TIMESTAMP WITH TIME ZONE", MIDNIGHT)]
 
 
 def test_row_groups_of_sorted_readings_hold_sensors_apart_and_say_so() -> None:
@@ -232,7 +232,7 @@ def test_no_reader_takes_an_unfinished_file_for_one_of_the_results(tmp_path: Pat
     whole.with_name(f".{whole.name}.0123abcd.tmp").write_bytes(whole.read_bytes()[:100])
     assert pyarrow.dataset.dataset(tmp_path / "raw", partitioning="hive").count_rows() == 1
     query = f"select count(*), any_value(year) from read_parquet('{tmp_path}/raw/**/*.parquet')"
-    assert duckdb.sql(query).fetchall() == [(1, 2012)]
+    assert duckdb.connect().execute(query).fetchall() == [(1, 2012)]
     assert pq.read_table(tmp_path / "raw").num_rows == 1
     list(raw(tmp_path, run="run1").write(MIDNIGHT // SECOND, at(MIDNIGHT)))
 

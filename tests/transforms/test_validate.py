@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.options import IN_PROCESS
-from schemas.feed import Feed
+from schemas.feed import TEXT, Feed
 from schemas.record import DEAD_LETTER
 from schemas.traffic import TRAFFIC
 from tests.rows import decoded, micros, records
@@ -25,6 +25,12 @@ SECOND = 1_000_000
 EVERY_RULE = TRAFFIC.with_field("sensor_id", known=frozenset({"s1", "not an id"})).with_field(
     "timestamp", max_future_seconds=HOUR, max_age_seconds=DAY
 )
+RULES = [
+    rule
+    for rule in EVERY_RULE.rules
+    if rule.kind != "unparsable"
+    or rule.field.type not in (TEXT, pa.string())  # in a CSV file all text is text
+]
 SOUND_ROW = {"sensor_id": "s1", "timestamp": "2012-03-11 04:59:59", "speed_mph": "60"}
 
 # By rule, what breaks it and no other; the time zone is that of Los Angeles.
@@ -80,10 +86,10 @@ def test_a_sound_row_breaks_no_rule() -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert [rule.name for rule in EVERY_RULE.rules] == list(BREAKING)
+    assert [rule.name for rule in RULES] == list(BREAKING)
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE.rules, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_a_row_that_breaks_one_rule_is_a_dead_letter_that_names_just_that(rule) -> None:
     row = SOUND_ROW | {rule.field.name: BREAKING[rule.name]}
     accepted, failures = validated(row)
@@ -205,7 +211,7 @@ def slow_rules(row: dict, feed: Feed, decoding: list[str]) -> list[str]:
             broken.add(f"{field.name}_not_finite")
         elif not is_within(value, field.minimum, field.maximum):
             broken.add(f"{field.name}_out_of_range")
-        if field.pattern and not re.fullmatch(field.pattern, value):
+        if field.pattern and not re.fullmatch(field.pattern, str(value)):
             broken.add(f"{field.name}_malformed")
         if field.known is not None and value not in field.known:
             broken.add(f"{field.name}_unknown")

@@ -20,7 +20,7 @@ from runners.options import IN_PROCESS
 from schemas.traffic import TRAFFIC
 from tests.rows import accepted, micros
 from transforms.batches import RecordBatchCoder
-from transforms.windows import GroupByWindow, split_by_window, whole_windows_of_a_day
+from transforms.windows import GroupByWindow, split_by_shard, split_by_window, whole_windows_of_a_day
 
 SUPPORTS_TEST_STREAM = "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner"
 SECOND = 1_000_000
@@ -130,6 +130,26 @@ def test_a_group_is_as_many_whole_windows_as_fit_in_a_day(seconds: int) -> None:
     group = whole_windows_of_a_day(seconds)
     assert group % seconds == 0
     assert group == seconds if seconds > DAY // 2 else DAY - seconds < group <= DAY
+
+
+sensors = st.lists(st.text(max_size=3), max_size=12)
+
+
+@settings(deadline=None, max_examples=100)
+@given(sensors, sensors, st.integers(1, 5))
+def test_a_sensor_is_always_in_the_same_shard(some: list[str], others: list[str], shards: int) -> None:
+    shard_of: dict[str, int] = {}
+    for batch in (some, others):
+        found = []
+        for shard, rows in split_by_shard(
+            accepted(*({"sensor_id": name} for name in batch)), shards, "sensor_id"
+        ):
+            assert 0 <= shard < shards
+            assert rows["position"].to_pylist() == sorted(rows["position"].to_pylist())
+            for name in rows["sensor_id"].to_pylist():
+                assert shard_of.setdefault(name, shard) == shard
+                found.append(name)
+        assert sorted(found) == sorted(batch)
 
 
 # --- In pipelines ------------------------------------------------------------------------------------
