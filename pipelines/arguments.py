@@ -1,12 +1,13 @@
-"""The command line of a feed's batch job."""
+"""The command line of a feed's job."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,15 +23,18 @@ from transforms.parquet import digest
 from transforms.windows import DAY_SECONDS
 
 SAMPLE = "sample"
+LIVE_FUTURE_SECONDS = 3600
+GROUP = "stream-processor-group-v2"
+SECRET = ("beam_flags", "kafka")
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 {description}
 
-Reads CSV files, validates every row, groups the readings in fixed event-time windows, and writes Parquet:
-accepted readings, one row of aggregates per {key} and window, and dead letters. The accounts at the end say
-where every row went: read = accepted + duplicates + dead letters.
+Reads CSV files or Kafka topics, validates every row, groups the readings in fixed event-time windows, and
+writes Parquet: accepted readings, one row of aggregates per {key} and window, and dead letters. The
+accounts at the end say where every row went: read = accepted + duplicates + dead letters.
 """
 EPILOGUE = """\
 Any further option goes to Beam and its runner as it is, such as --direct_num_workers 1 or --flink_master.
@@ -39,14 +43,25 @@ Exit status: 0 done, 1 the accounts do not balance, 2 wrong usage or unusable in
 
 
 @dataclass(frozen=True)
-class BatchArguments:
-    """What a batch run was asked to do. `run` names the set of inputs; see `DailyFiles`.
+class Arguments:
+    """What a run was asked to do. `run` names the set of inputs; see `DailyFiles`.
 
+    `inputs` are files, or `topics` the topics to read instead, with `kafka` the settings of their clients.
     `manifest` says what was planted in the simulated sample, when that is the input.
     """
 
     feed: Feed
     inputs: tuple[str, ...]
+    topics: tuple[str, ...]
+    kafka: Mapping[str, str]
+    start: str
+    out_of_orderness_seconds: int
+    idle_seconds: int
+    early_seconds: int
+    file_seconds: int
+    shards: int
+    aggregates_topic: str | None
+    dead_letter_topic: str | None
     output: str
     window_seconds: int
     allowed_lateness_seconds: int
@@ -58,15 +73,20 @@ class BatchArguments:
 
     @property
     def run(self) -> str:
-        return digest(self.inputs)
+        return digest(self.inputs or self.topics)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the run has no end: topics, on any runner but DirectRunner, which reads to their ends."""
+        return bool(self.topics) and self.runner != "DirectRunner"
 
     def describe(self) -> dict[str, object]:
-        """What `summary.json` says of the run beside its accounts; Beam's own flags may hold secrets."""
-        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "beam_flags"}
+        """What `summary.json` says of the run beside its accounts, without what may hold secrets."""
+        options = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in SECRET}
         return {**options, "feed": self.feed.name}
 
 
-def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
+def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     """The arguments of a run; the process's own when `argv` is None.
 
     UserError when an input is missing, a file of sensors cannot be read, or the output cannot be written.
@@ -74,20 +94,34 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
     """
     options, beam_flags = _parser(feed).parse_known_args(argv)
     manifest = None
-    if options.input is None:
+    if options.input is None and not options.topic:
         options, manifest = _with_sample(options)
     for name, minimum, maximum in options.bounds:
         feed = _with_bounds(feed, name, minimum, maximum)
     feed = feed.with_field(
         feed.event_time,
-        max_future_seconds=options.max_future_seconds,
+        max_future_seconds=_max_future(options),
         max_age_seconds=options.max_age_seconds,
     )
     if options.sensors:
         feed = feed.with_field(feed.key, known=_known(options.sensors, feed.key))
-    return BatchArguments(
+    return Arguments(
         feed=feed,
-        inputs=_matching(options.input),
+        inputs=_matching(options.input or ()),
+        topics=tuple(options.topic),
+        kafka={
+            "bootstrap.servers": options.bootstrap_servers,
+            "group.id": GROUP,
+            **dict(options.kafka_config),
+        },
+        start=options.start,
+        out_of_orderness_seconds=options.out_of_orderness_seconds,
+        idle_seconds=options.idle_seconds,
+        early_seconds=options.early_seconds,
+        file_seconds=options.file_seconds,
+        shards=options.shards,
+        aggregates_topic=options.aggregates_topic,
+        dead_letter_topic=options.dead_letter_topic,
         output=_absolute(options.output),
         window_seconds=options.window_seconds,
         allowed_lateness_seconds=options.allowed_lateness_seconds,
@@ -102,7 +136,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> BatchArguments:
 def _parser(feed: Feed) -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=f"python -m pipelines.{feed.name}",
-        usage="%(prog)s [--runner RUNNER] [--input FILE ...] [--output FOLDER] [options]",
+        usage="%(prog)s [--runner RUNNER] [--input FILE ... | --topic TOPIC ...] [options]",
         description=DESCRIPTION.format(description=feed.description, key=feed.key),
         epilog=EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -126,6 +160,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         metavar="ZONE",
         help="of timestamps without an offset, such as America/Los_Angeles (default: UTC)",
     )
+    _add_kafka(parser)
     windows = parser.add_argument_group("windows")
     windows.add_argument(
         "--window_seconds",
@@ -158,7 +193,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         "--max_future_seconds",
         type=_not_negative,
         metavar="N",
-        help="refuse later timestamps (default: no limit)",
+        help="refuse later timestamps (default: no limit for files, 3600 for topics)",
     )
     rules.add_argument(
         "--max_age_seconds",
@@ -186,6 +221,71 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     return parser
+
+
+def _max_future(options: argparse.Namespace) -> int | None:
+    """Off for files, which are history; on for topics, where a wrong clock would carry the watermark away."""
+    if options.max_future_seconds is None and options.topic:
+        return LIVE_FUTURE_SECONDS
+    return options.max_future_seconds
+
+
+def _add_kafka(parser: argparse.ArgumentParser) -> None:
+    kafka = parser.add_argument_group(
+        "Kafka",
+        "With --topic, DirectRunner reads the topics up to their present ends and stops;\nFlinkRunner goes on "
+        "without end, and writes files that grow.",
+    )
+    kafka.add_argument(
+        "--topic", nargs="+", default=[], metavar="TOPIC", help="topics to read, instead of files"
+    )
+    kafka.add_argument(
+        "--bootstrap_servers", default="127.0.0.1:9092", metavar="HOST:PORT", help="(default: %(default)s)"
+    )
+    kafka.add_argument(
+        "--kafka_config",
+        type=_setting,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further settings of librdkafka, such as security.protocol=SASL_SSL",
+    )
+    kafka.add_argument(
+        "--start",
+        type=_start,
+        default="earliest",
+        metavar="PLACE",
+        help="earliest, latest, group (where the group's committed offsets are), or a time such as "
+        "2012-03-01T00:00:00Z (default: %(default)s)",
+    )
+    stream = parser.add_argument_group("streams", "Of a run without end.")
+    for name, default, text in (
+        (
+            "out_of_orderness_seconds",
+            60,
+            "how far behind the newest reading of its partition another may come",
+        ),
+        ("idle_seconds", 10, "after so long without a message a partition no longer holds windows back"),
+        ("file_seconds", 3600, "event time that one file holds"),
+        ("shards", 4, "files side by side, and the most that can work at the same time"),
+    ):
+        stream.add_argument(
+            f"--{name}", type=_positive, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    stream.add_argument(
+        "--early_seconds",
+        type=_not_negative,
+        default=30,
+        metavar="N",
+        help="how often an open window gives its results so far, 0 for never (default: 30)",
+    )
+    stream.add_argument(
+        "--aggregates_topic", metavar="TOPIC", help="where aggregates go, such as traffic-events"
+    )
+    stream.add_argument(
+        "--dead_letter_topic", metavar="TOPIC", help="where dead letters go beside their files"
+    )
 
 
 def _with_sample(options: argparse.Namespace) -> tuple[argparse.Namespace, str]:
@@ -266,6 +366,24 @@ def _timezone(name: str) -> str:
     if name not in zoneinfo.available_timezones():
         raise argparse.ArgumentTypeError(f"{name!r} is no time zone; one is America/Los_Angeles")
     return name
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{key!r} is not of the form key=value")
+    return key, value
+
+
+def _start(text: str) -> str:
+    """A named place as it is, a time as milliseconds since the epoch."""
+    if text in ("earliest", "latest", "group"):
+        return text
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither earliest, latest, group nor a time") from None
+    return str(round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000))
 
 
 def _positive(text: str) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.runner import PipelineResult, create_runner
 
-from pipelines.arguments import BatchArguments
+from pipelines.arguments import Arguments, parse_arguments
+from pipelines.batch import build_batch
 from pipelines.progress_bar import shown
 from runners.options import UnusableRunner, pipeline_options
+from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import SUMMARY
 from transforms.csv_files import CODECS
@@ -24,29 +26,35 @@ from transforms.files import delete, publish, read_json
 USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
 WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 
-Build = Callable[[beam.Pipeline, BatchArguments], None]
 
-
-def launch(build: Build, parse: Callable[[], BatchArguments]) -> int:
-    """Parses the arguments, runs the pipeline that `build` makes, and prints the accounts.
+def launch(feed: Feed, argv: Sequence[str] | None) -> int:
+    """Runs the feed's job as the command line says, and prints the accounts of a run that ends.
 
     Returns the exit status: 0, 1 when the accounts do not balance, 2 for what the user has to put right.
     """
     _configure_logging()
     try:
-        arguments = parse()
+        arguments = parse_arguments(feed, argv)
         _refuse_unwritable(arguments.output)
-        path = FileSystems.join(arguments.output, SUMMARY)
-        earlier = read_json(path) if FileSystems.exists(path) else None
-        result = _run(build, arguments)
-        summary = read_json(path)
-        _delete_stale_files(arguments.output, earlier, summary)
+        return _stream(arguments) if arguments.streaming else _batch(arguments)
     except (UserError, UnusableRunner) as error:
         return _fail(WHILE_RUNNING.sub("", str(error)))
     except RuntimeError as error:  # a portable runner tells of an error in a worker as text
         if found := USER_ERROR_IN_TEXT.search(str(error)):
             return _fail(found[1])
         raise
+
+
+def _batch(arguments: Arguments) -> int:
+    path = FileSystems.join(arguments.output, SUMMARY)
+    earlier = read_json(path) if FileSystems.exists(path) else None
+    pipeline = _pipeline(arguments)
+    build_batch(pipeline, arguments)
+    with shown(_input_bytes(arguments.inputs)):
+        result = pipeline.run()
+        result.wait_until_finish()
+    summary = read_json(path)
+    _delete_stale_files(arguments.output, earlier, summary)
     for line in closing_lines(arguments.output, summary):
         print(line)
     if not summary["balanced"]:
@@ -56,6 +64,24 @@ def launch(build: Build, parse: Callable[[], BatchArguments]) -> int:
         print(f"NOT AS PLANTED   {', '.join(wrong)} differ from {arguments.manifest}")
         return 1
     return 0 if summary["balanced"] else 1
+
+
+def _stream(arguments: Arguments) -> int:
+    from pipelines.stream import build_stream  # Kafka's packages are an extra
+
+    pipeline = _pipeline(arguments)
+    build_stream(pipeline, arguments)
+    pipeline.run().wait_until_finish()
+    return 0
+
+
+def _pipeline(arguments: Arguments) -> beam.Pipeline:
+    options = pipeline_options(arguments.runner, arguments.beam_flags, arguments.streaming)
+    try:
+        runner = create_runner(options.get_all_options()["runner"])
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"--runner {arguments.runner}: {error}") from error
+    return beam.Pipeline(runner=runner, options=options)
 
 
 def _configure_logging() -> None:
@@ -84,23 +110,9 @@ def _refuse_unwritable(output: str) -> None:
     FileSystems.delete([probe])
 
 
-def _run(build: Build, arguments: BatchArguments) -> PipelineResult:
-    options = pipeline_options(arguments.runner, arguments.beam_flags)
-    try:
-        runner = create_runner(options.get_all_options()["runner"])
-    except (ValueError, ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"--runner {arguments.runner}: {error}") from error
-    pipeline = beam.Pipeline(runner=runner, options=options)
-    build(pipeline, arguments)
-    with shown(_input_bytes(arguments.inputs)):
-        result = pipeline.run()
-        result.wait_until_finish()
-    return result
-
-
 def _input_bytes(paths: tuple[str, ...]) -> int | None:
-    """The bytes to read; None where some are compressed."""
-    if any(path.endswith(tuple(CODECS)) for path in paths):
+    """The bytes to read; None where some are compressed, or there are topics instead."""
+    if not paths or any(path.endswith(tuple(CODECS)) for path in paths):
         return None
     return sum(file.size_in_bytes for match in FileSystems.match(list(paths)) for file in match.metadata_list)
 

@@ -58,7 +58,7 @@ class Field:
     without it gives each of its rows the `default`. `missing_value` is a number that stands for no value.
 
     A reading that breaks a rule is refused. Not so where `tolerated`: there the value becomes null, and the
-    reading goes on. `reason`, when given, is what dead letters call whatever is wrong with the field.
+    reading goes on. `reason`, when given, is what dead letters say of a reading in which it cannot be read.
     """
 
     name: str
@@ -101,13 +101,15 @@ class Field:
         """The rules that the declaration implies, in the order in which a dead letter names them."""
         timestamp = pa.types.is_timestamp(self.type)
         if self.required:
-            yield Rule(self, "missing", "is missing")
+            yield Rule(self, "missing", "is missing", self.reason)
+        if self.type in (TEXT, pa.string()):
+            yield Rule(self, "unparsable", "is not text")
         if self.is_number:
             yield Rule(self, "unparsable", "is not a number")
         if pa.types.is_boolean(self.type):
             yield Rule(self, "unparsable", "is neither true nor false")
         if timestamp:
-            yield Rule(self, "unparsable", f"is not {self._timestamp_form}")
+            yield Rule(self, "unparsable", f"is not {self._timestamp_form}", self.reason)
             yield Rule(self, "nonexistent", "is a local time that the clock change skips")
         if pa.types.is_floating(self.type):
             yield Rule(self, "not_finite", "is NaN or infinite")
@@ -143,11 +145,12 @@ class Rule:
     field: Field
     kind: str
     complaint: str
+    reason: str | None = None
 
     @property
     def name(self) -> str:
         """The reason that dead letters and accounts give, such as `speed_mph_out_of_range`."""
-        return self.field.reason or f"{self.field.name}_{self.kind}"
+        return self.reason or f"{self.field.name}_{self.kind}"
 
     @property
     def message(self) -> str:
@@ -171,7 +174,8 @@ class Feed:
     `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
     reading in its window; readings that agree in both are duplicates of each other. A message whose
     `identifier` field is null gets a UUID there, and the time of sending in its `ingestion_time` field.
-    `raw` readings keep the values that a tolerated field would lose, and those that stand for no value.
+    `raw` readings keep the values that a tolerated field would lose, and those that stand for no value;
+    the others are refused without a value in `any_of` these fields, when it names some.
 
     >>> from schemas.traffic import TRAFFIC
     >>> TRAFFIC.with_bounds({"speed_mph": (0, 100)}).field("speed_mph").maximum
@@ -188,12 +192,15 @@ class Feed:
     identifier: str | None = None
     ingestion_time: str | None = None
     dialect: CsvDialect = RFC_4180
+    any_of: tuple[str, ...] = ()
     raw: bool = False
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
         named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
-        named |= {name for name in (self.identifier, self.ingestion_time) if name}
+        named |= {name for name in (self.identifier, self.ingestion_time, *self.any_of) if name}
+        made_of = [field.made_of for field in self.fields if isinstance(field.made_of, Elapsed)]
+        named |= {name for each in made_of for name in (each.start, each.seconds)}
         if missing := named - set(names):
             raise ValueError(f"feed {self.name} names fields that it does not declare: {sorted(missing)}")
         if len(self.rules) > MAXIMUM_RULES:
@@ -210,7 +217,10 @@ class Feed:
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """Every rule of the feed; a rule's place is its bit in a reading's `broken` column."""
-        return tuple(rule for field in self.fields for rule in field.rules())
+        rules = [rule for field in self.fields for rule in field.rules()]
+        if self.any_of:
+            rules.append(Rule(self.field(self.key), "unusable", "has sent no usable value", "nothing_usable"))
+        return tuple(rules)
 
     def bit(self, field: str, kind: str) -> np.uint64:
         """That rule's bit in a reading's `broken` column; KeyError when the feed has no such rule."""
@@ -299,6 +309,7 @@ class Feed:
                 pa.field("window_start", TIMESTAMP, nullable=False, metadata={"description": "Inclusive."}),
                 pa.field("window_end", TIMESTAMP, nullable=False, metadata={"description": "Exclusive."}),
                 *(self._aggregate_field(aggregate) for aggregate in self.aggregates),
+                *PANE,
             ]
         )
 
@@ -331,6 +342,14 @@ def _with_plain_text(field: pa.Field) -> pa.Field:
     return field.with_type(pa.string()) if field.type == TEXT else field
 
 
+PANE = (
+    pa.field(
+        "revision", pa.int32(), nullable=False, metadata={"description": "A higher one replaces the lower."}
+    ),
+    pa.field(
+        "pane", TEXT, nullable=False, metadata={"description": "early, on time or late; of a file: on time."}
+    ),
+)
 WHERE_FROM = (
     pa.field(
         "source", TEXT, nullable=False, metadata={"description": "The file or topic that it came from."}

@@ -85,12 +85,18 @@ FUNCTIONS: dict[str, Callable[[Runs], np.ndarray]] = {
 
 
 def aggregate(
-    readings: pa.RecordBatch, feed: Feed, window_seconds: int, zero_is_missing: bool = False
+    readings: pa.RecordBatch,
+    feed: Feed,
+    window_seconds: int,
+    zero_is_missing: bool = False,
+    revision: int = 0,
+    pane: str = "on time",
 ) -> pa.RecordBatch:
     """Readings sorted by key and event time -> one row of `feed.aggregate_schema` per key and window.
 
     With `zero_is_missing`, a 0 in a field that says `zero_can_mean_missing` is left out of that field's
-    figures and counted as missing. A figure without any value is null.
+    figures and counted as missing. A figure without any value is null. `revision` and `pane` say which of a
+    window's results this is.
     """
     if not readings.num_rows:
         return pa.RecordBatch.from_pylist([], schema=feed.aggregate_schema)
@@ -112,6 +118,10 @@ def aggregate(
     for wanted in feed.aggregates:
         figures = FUNCTIONS[wanted.function](Runs(values[wanted.of], starts, counts))
         columns.append(pa.array(figures, mask=np.isnan(figures)))
+    columns += [
+        pa.array(np.full(len(starts), revision, np.int32)),
+        pa.repeat(pane, len(starts)).dictionary_encode(),
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=feed.aggregate_schema)
 
 

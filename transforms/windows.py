@@ -6,6 +6,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -94,7 +95,7 @@ class GroupByWindow(beam.PTransform):
             | beam.GroupByKey()
         )
 
-    def _triggering(self) -> dict[str, object]:
+    def _triggering(self) -> dict[str, Any]:
         if not self.allowed_lateness_seconds:
             return {}
         early = Repeatedly(AfterProcessingTime(self.early_seconds)) if self.early_seconds else None

@@ -1,0 +1,73 @@
+"""A feed in batch: from files, or from topics up to their present ends, to Parquet.
+
+files ──► records ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
+topics ─►              │           │                      │        └─► aggregate ─► Parquet, by day
+                       │           │                      └─► duplicates, counted
+                       └── failed ─┴─► dead letters, Parquet
+"""
+
+from __future__ import annotations
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.arguments import Arguments
+from transforms.accounts import Accounts, WriteSummary
+from transforms.aggregate import AggregateWindows
+from transforms.csv_files import ReadCsv
+from transforms.dead_letters import WriteDeadLetters
+from transforms.decode import DecodeCsv
+from transforms.deduplicate import Deduplicate
+from transforms.parquet import DailyFiles, WriteDailyParquet
+from transforms.validate import Validate
+from transforms.windows import GroupByWindow, whole_windows_of_a_day
+
+
+def count_accepted(readings: pa.RecordBatch) -> Accounts:
+    return Accounts(accepted=readings.num_rows)
+
+
+def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:
+    return Accounts(
+        aggregates=aggregates.num_rows,
+        aggregated=pc.sum(aggregates["message_count"]).as_py(),
+        windows=pc.count_distinct(aggregates["window_start"]).as_py(),
+    )
+
+
+def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
+    """The graph of a batch run."""
+    feed, output, run = arguments.feed, arguments.output, arguments.run
+    if arguments.topics:
+        from transforms.decode_json import DecodeJson  # Kafka's packages are an extra
+        from transforms.kafka_source import ReadToEnd, find_partitions
+
+        partitions = find_partitions(arguments.topics, arguments.kafka, arguments.start)
+        source = pipeline | beam.Create(partitions) | ReadToEnd(arguments.kafka)
+        decoded = source.records | DecodeJson(feed, arguments.timezone)
+    else:
+        source = pipeline | beam.Create(arguments.inputs) | ReadCsv(feed)
+        decoded = source.records | DecodeCsv(feed, arguments.timezone)
+    validated = decoded.readings | Validate(feed)
+    unique = (
+        validated.readings
+        | GroupByWindow(feed, whole_windows_of_a_day(arguments.window_seconds))
+        | Deduplicate(feed)
+    )
+    raw = unique.readings | "WriteRaw" >> WriteDailyParquet(
+        DailyFiles(output, "raw", feed.name, run, feed.event_time), count_accepted
+    )
+    aggregates = (
+        unique.readings
+        | AggregateWindows(feed, arguments.window_seconds, arguments.zero_speed == "missing")
+        | "WriteAggregates"
+        >> WriteDailyParquet(
+            DailyFiles(output, "processed/aggregates", feed.name, run, "window_start"), count_aggregates
+        )
+    )
+    dead_letters = (
+        (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name)
+    )
+    accounts = (source.accounts, unique.accounts, raw, aggregates, dead_letters)
+    _ = accounts | WriteSummary(output, arguments.describe())

@@ -1,0 +1,79 @@
+"""A feed as a stream: topics without end to Kafka and Parquet, on a runner of streams such as Flink.
+
+topics ─► decode, validate, too late? ─► windows ─► deduplicate ─┬─► raw Parquet, files that grow
+                      │                  (panes)                 └─► aggregate ─┬─► Kafka, upserts
+                      │                                                         └─► Parquet
+                      └── failed ─► dead letters, Parquet and Kafka
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines.arguments import Arguments
+from schemas.feed import Feed
+from transforms.decode_json import decode_json
+from transforms.kafka_sink import WriteAggregatesToKafka, WriteDeadLettersToKafka
+from transforms.kafka_source import ReadForever, find_partitions
+from transforms.merged_files import MergeDeadLetters, MergePanes
+from transforms.panes import SummarizePanes
+from transforms.validate import validate
+from transforms.windows import GroupByWindow
+
+
+def decode_and_validate(
+    records: pa.RecordBatch, now: int, feed: Feed, timezone: str
+) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
+    """Records of messages -> (accepted readings, batches of dead letters)."""
+    readings, malformed = decode_json(records, feed, timezone, now)
+    accepted, invalid = validate(readings, feed, now)
+    return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
+
+
+def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
+    """The graph of a run without end. A savepoint needs the labels of its groupings: keep them."""
+    feed, output, kafka = arguments.feed, arguments.output, arguments.kafka
+    source = ReadForever(
+        feed=feed,
+        topics=arguments.topics,
+        configuration=kafka,
+        decode=partial(decode_and_validate, feed=feed, timezone=arguments.timezone),
+        window_seconds=arguments.window_seconds,
+        lateness=arguments.allowed_lateness_seconds,
+        out_of_orderness=arguments.out_of_orderness_seconds,
+        idle_seconds=arguments.idle_seconds,
+    )
+    read = pipeline | beam.Create(find_partitions(arguments.topics, kafka, arguments.start)) | source
+    panes = (
+        read.readings
+        | "GroupByWindow"
+        >> GroupByWindow(
+            feed,
+            arguments.window_seconds,
+            arguments.allowed_lateness_seconds,
+            arguments.early_seconds,
+            arguments.shards,
+        )
+        | SummarizePanes(feed, arguments.window_seconds, arguments.zero_speed == "missing")
+    )
+    merge = partial(
+        MergePanes,
+        root=output,
+        feed=feed.name,
+        window_seconds=arguments.window_seconds,
+        file_seconds=arguments.file_seconds,
+    )
+    _ = panes.readings | "MergeRaw" >> merge(
+        folder="raw", time=feed.event_time, sort_by=[feed.key, feed.event_time]
+    )
+    _ = panes.final_aggregates | "MergeAggregates" >> merge(
+        folder="processed/aggregates", time="window_start", sort_by=[feed.key, "window_start"]
+    )
+    if arguments.aggregates_topic:
+        _ = panes.aggregates | WriteAggregatesToKafka(feed, arguments.aggregates_topic, kafka)
+    _ = read.failures | MergeDeadLetters(output, feed.name)
+    if arguments.dead_letter_topic:
+        _ = read.failures | WriteDeadLettersToKafka(arguments.dead_letter_topic, kafka)

@@ -1,0 +1,120 @@
+"""Kafka as a sink: every message acknowledged before its bundle ends, upserts for what may be sent again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.feed import Feed
+from transforms.json_messages import to_json
+
+FLUSH_SECONDS = 120
+# Idempotent: a retry inside librdkafka neither doubles nor reorders.
+PRODUCER = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "linger.ms": 20,
+    "compression.type": "snappy",
+    "delivery.report.only.error": True,
+}
+
+silent = logging.getLogger(f"{__name__}.librdkafka")
+silent.setLevel(logging.CRITICAL)  # what matters of its log is raised
+
+
+class _Send(beam.DoFn):
+    """Sends what `messages` makes of an element; a bundle ends when all of its messages are acknowledged."""
+
+    def __init__(self, topic: str, configuration: Mapping[str, object]) -> None:
+        self.topic, self.configuration = topic, configuration
+        self.producer: Producer | None = None
+
+    def start_bundle(self) -> None:
+        self.failed: KafkaError | None = None
+        if self.producer is None:
+            self.producer = Producer({**self.configuration, **PRODUCER}, logger=silent)
+
+    def _note(self, error: KafkaError | None, message: Message) -> None:
+        self.failed = error
+
+    def send(self, messages: Sequence[dict]) -> None:
+        """Hands messages over, waiting while librdkafka's queue is full."""
+        assert self.producer
+        rest = list(messages)
+        while rest:
+            self.producer.produce_batch(self.topic, rest, on_delivery=self._note)
+            errors = [(message, message.pop("_error")) for message in rest if "_error" in message]
+            if other := [error for _, error in errors if error.code() != KafkaError._QUEUE_FULL]:
+                raise KafkaException(other[0])
+            rest = [message for message, _ in errors]
+            self.producer.poll(0.01 if rest else 0)
+
+    def finish_bundle(self) -> None:
+        assert self.producer
+        left = self.producer.flush(FLUSH_SECONDS)
+        if self.failed or left:
+            raise KafkaException(self.failed or KafkaError(KafkaError._TIMED_OUT))
+
+
+class _SendAggregates(_Send):
+    def __init__(self, feed: Feed, topic: str, configuration: Mapping[str, object]) -> None:
+        super().__init__(topic, configuration)
+        self.feed = feed
+
+    def process(self, group: tuple[int, pa.RecordBatch]) -> None:
+        self.send(to_upserts(group[1], self.feed))
+
+
+def to_upserts(aggregates: pa.RecordBatch, feed: Feed) -> list[dict]:
+    """Aggregates as JSON messages; the key is the feed's key and the window, so that compaction keeps the
+    latest revision of every window.
+    """
+    starts = pc.strftime(aggregates["window_start"].cast(pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
+    keys = pc.binary_join_element_wise(aggregates[feed.key].dictionary_decode(), starts, "|")
+    values = to_json(aggregates).to_pylist()
+    return [{"key": key, "value": value} for key, value in zip(keys.to_pylist(), values, strict=True)]
+
+
+class _SendDeadLetters(_Send):
+    def process(self, letters: pa.RecordBatch) -> None:
+        assert self.producer
+        headers = letters.drop_columns(["value"]).to_pylist()
+        for value, header in zip(letters["value"].to_pylist(), headers, strict=True):
+            key = f"{header['source']}/{header['partition']}/{header['position']}"
+            self.producer.produce(
+                self.topic, value, key, headers=[(name, str(text)) for name, text in header.items()],
+                on_delivery=self._note,
+            )  # fmt: skip
+            self.producer.poll(0)
+
+
+@dataclass
+class WriteAggregatesToKafka(beam.PTransform):
+    """(key, aggregates) -> messages of the topic, JSON, upserts by key and window."""
+
+    feed: Feed
+    topic: str
+    configuration: Mapping[str, object]
+
+    def expand(self, aggregates: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
+        return aggregates | beam.ParDo(_SendAggregates(self.feed, self.topic, self.configuration))
+
+
+@dataclass
+class WriteDeadLettersToKafka(beam.PTransform):
+    """Dead letters -> messages of the topic: the original bytes, and in the headers where from and why.
+
+    The key is the topic, partition and offset that the letter came from.
+    """
+
+    topic: str
+    configuration: Mapping[str, object]
+
+    def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[None]:
+        return letters | beam.ParDo(_SendDeadLetters(self.topic, self.configuration))
