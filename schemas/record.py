@@ -5,13 +5,22 @@ import pyarrow as pa
 from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM
 
 RECORD = pa.schema(
-    [pa.field("value", pa.binary(), nullable=False, metadata={"description": "Original bytes."}), *WHERE_FROM]
+    [
+        pa.field(
+            "value",
+            pa.binary(),
+            metadata={"description": "Original bytes; null in a message without a value."},
+        ),
+        *WHERE_FROM,
+    ]
 )
 
 DEAD_LETTER = pa.schema(
     [
         pa.field(
-            "value", pa.binary(), nullable=False, metadata={"description": "Original bytes, unchanged."}
+            "value",
+            pa.binary(),
+            metadata={"description": "Original bytes, unchanged; null for a message without a value."},
         ),
         *WHERE_FROM,
         pa.field("feed", TEXT, nullable=False),

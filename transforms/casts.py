@@ -1,4 +1,4 @@
-"""Casts: columns of text as columns of a type, null where the text does not parse."""
+"""Casts: bytes as text, and columns of text as columns of a type, null where the text does not parse."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ NAIVE = pa.timestamp("us")
 LIKE_A_DATE = r"^\d{4}-\d{2}-\d{2}"
 FINER_THAN_MICROSECONDS = r"(:\d{2}\.\d{6})\d+"
 ZONED = r"[ T]\d{2}(:\d{2}(:\d{2}(\.\d*)?)?)?(Z|[+-]\d{2}(:?\d{2})?)$"
+
+
+def is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def to_timestamps(text: pa.StringArray, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
