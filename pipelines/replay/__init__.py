@@ -1,0 +1,1 @@
+"""`python -m pipelines.replay`: a CSV file into a Kafka topic, fast or at the pace of a live source."""

@@ -1,0 +1,93 @@
+"""Where a replay's dead letters go: a Parquet file, or a topic and what that does not take to the file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from confluent_kafka import KafkaError, Message, Producer
+
+from schemas.record import DEAD_LETTER
+from transforms.errors import UserError
+from transforms.files import whole_file
+
+FLUSH_SECONDS = 0.2
+HEADERS = ("source", "position", "feed", "stage", "reason", "rules", "message", "failed_at")
+
+
+class DeadLetterFile:
+    """A Parquet file of `DEAD_LETTER`, which comes to be with the first of them, and is whole when closed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._open = contextlib.ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def written(self) -> bool:
+        return self._writer is not None
+
+    def write(self, letters: pa.RecordBatch) -> None:
+        """UserError when the file cannot be written."""
+        if not letters.num_rows:
+            return
+        try:
+            if self._writer is None:
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                file = self._open.enter_context(whole_file(self.path))
+                self._writer = self._open.enter_context(
+                    pq.ParquetWriter(file, DEAD_LETTER, compression="zstd")
+                )
+            self._writer.write_batch(letters)
+        except OSError as error:
+            raise UserError(f"--dead_letters {self.path}: cannot be written: {error}") from error
+
+    def close(self) -> None:
+        self._open.close()
+
+
+class DeadLetterTopic:
+    """A topic of dead letters: original bytes as the value, the other columns of `DEAD_LETTER` as headers.
+
+    What the broker does not take goes to the file.
+    """
+
+    def __init__(self, properties: Mapping[str, object], topic: str, file: DeadLetterFile) -> None:
+        self.topic, self.file = topic, file
+        self._producer = Producer(dict(properties), logger=logging.getLogger("librdkafka"))
+
+    def write(self, letters: pa.RecordBatch) -> None:
+        """Hands the dead letters over; waits while the queue is full."""
+        for row, (value, headers) in enumerate(_as_messages(letters)):
+            report = _Report(self, letters.slice(row, 1))
+            while True:
+                try:
+                    self._producer.produce(self.topic, value, headers=headers, on_delivery=report)
+                    break
+                except BufferError:
+                    self._producer.poll(FLUSH_SECONDS)
+        self._producer.poll(0)
+
+    def close(self) -> None:
+        while len(self._producer):
+            self._producer.flush(FLUSH_SECONDS)
+
+
+class _Report:
+    def __init__(self, topic: DeadLetterTopic, letter: pa.RecordBatch) -> None:
+        self._topic, self._letter = topic, letter
+
+    def __call__(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._topic.file.write(self._letter)
+
+
+def _as_messages(letters: pa.RecordBatch) -> Iterator[tuple[bytes, dict[str, str | bytes | None]]]:
+    for letter in letters.to_pylist():
+        letter["rules"] = ",".join(letter["rules"])
+        letter["failed_at"] = letter["failed_at"].isoformat().replace("+00:00", "Z")
+        yield letter["value"], {name: str(letter[name]).encode() for name in HEADERS}

@@ -1,0 +1,125 @@
+"""Metrics of a running replay, for Prometheus to scrape."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipelines.replay.accounts import ReplayAccounts
+from pipelines.replay.delivery import Delivery
+from transforms.errors import UserError
+
+LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+THROUGHPUT_SECONDS = 1.0
+
+
+class Latencies:
+    """A histogram of seconds from a row's reading to the broker's acknowledgement.
+
+    Messages that were handed over together count as one with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(len(LATENCY_BOUNDS) + 1, np.int64)
+        self.sum = 0.0
+
+    def observe(self, messages: int, seconds: float) -> None:
+        self.counts[np.searchsorted(LATENCY_BOUNDS, seconds)] += messages
+        self.sum += messages * seconds
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """The buckets as Prometheus has them: (upper bound, how many up to it)."""
+        bounds = [*map(str, LATENCY_BOUNDS), "+Inf"]
+        return list(zip(bounds, np.cumsum(self.counts).astype(float).tolist(), strict=True))
+
+
+class Statistics:
+    """What librdkafka's own statistics say."""
+
+    def __init__(self) -> None:
+        self.retries = 0
+
+    def note(self, text: str) -> None:
+        brokers = json.loads(text)["brokers"].values()
+        self.retries = max(self.retries, sum(broker["txretries"] for broker in brokers))
+
+
+class ReplayMetrics(Collector):
+    """Collects from the accounts when it is asked; a replay that nobody watches spends nothing on it."""
+
+    def __init__(
+        self, accounts: ReplayAccounts, delivery: Delivery, latencies: Latencies, statistics: Statistics
+    ) -> None:
+        self.accounts, self.delivery = accounts, delivery
+        self.latencies, self.statistics = latencies, statistics
+        self._lock = threading.Lock()
+        self._last = (time.monotonic(), 0)
+        self._throughput = 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        accounts = self.accounts
+        counters = {
+            "rows_read": ("Rows read and accounted for.", accounts.read),
+            "messages_sent": ("Messages handed to librdkafka.", accounts.sent),
+            "messages_acked": ("Messages that the broker has acknowledged.", accounts.acked),
+            "retries": ("Requests that librdkafka has repeated.", self.statistics.retries),
+            "backpressure_seconds": (
+                "Time waited for room in the queue.",
+                self.delivery.backpressure_seconds,
+            ),
+        }
+        for name, (description, value) in counters.items():
+            yield CounterMetricFamily(f"replay_{name}", description, value=value)
+        by_reason = {
+            "rows_refused": ("Rows that broke a rule.", accounts.refused),
+            "messages_failed": ("Messages that the broker did not take.", accounts.undelivered),
+            "messages_injected": ("Faults put in on purpose.", accounts.injected),
+        }
+        for name, (description, reasons) in by_reason.items():
+            family = CounterMetricFamily(f"replay_{name}", description, labels=["reason"])
+            for reason, number in list(reasons.items()):
+                family.add_metric([reason], number)
+            yield family
+        yield GaugeMetricFamily("replay_queue_depth", "Messages under way.", value=accounts.pending)
+        yield GaugeMetricFamily(
+            "replay_throughput_messages_per_second", "Acknowledged of late.", value=self._rate(accounts.acked)
+        )
+        yield HistogramMetricFamily(
+            "replay_send_latency_seconds",
+            "From the reading of a row to the broker's acknowledgement.",
+            buckets=self.latencies.cumulative(),
+            sum_value=self.latencies.sum,
+        )
+
+    def _rate(self, acked: int) -> float:
+        """Of the time since the last scrape, or for scrapes close together since the one before."""
+        with self._lock:
+            now, (then, before) = time.monotonic(), self._last
+            if now - then >= THROUGHPUT_SECONDS:
+                self._throughput, self._last = (acked - before) / (now - then), (now, acked)
+            return self._throughput
+
+
+@contextlib.contextmanager
+def served(metrics: ReplayMetrics, host: str, port: int) -> Iterator[None]:
+    """Serves the metrics at http://host:port/metrics until the block ends. UserError for a taken port."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise UserError(f"--metrics_port {port}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

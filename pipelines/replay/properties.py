@@ -1,0 +1,103 @@
+"""librdkafka's properties for a replay: our own, the environment's, a file's and the command line's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from confluent_kafka import KafkaException, Producer
+
+from transforms.errors import UserError
+
+PREFIX = "KAFKA_"
+NOT_PROPERTIES = {"KAFKA_TOPIC"}
+SPELLED_OTHERWISE = {"sasl.mechanism": "sasl.mechanisms"}
+SECRET = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.(config|assertion)|token")
+UNKNOWN = re.compile(r'No such configuration property: "([^"]+)"')
+
+# Five attempts after 100, 200, 400, 800 and 1600 ms, for requests and for connections alike. A message
+# waits longer than those: a broker that starts again needs up to half a minute.
+DEFAULTS: Mapping[str, object] = {
+    "client.id": "replay",
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "snappy",
+    "linger.ms": 20,
+    "retries": 5,
+    "retry.backoff.ms": 100,
+    "retry.backoff.max.ms": 1600,
+    "reconnect.backoff.ms": 100,
+    "reconnect.backoff.max.ms": 1600,
+    "message.timeout.ms": 30_000,
+    "partitioner": "murmur2_random",
+    "queue.buffering.max.kbytes": 2_097_151,
+    "log.connection.close": False,
+}
+
+log = logging.getLogger(__name__)
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """KAFKA_SASL_USERNAME is sasl.username, and so on; what no property is, stays out and is logged."""
+    named = {
+        name: name.removeprefix(PREFIX).lower().replace("_", ".")
+        for name in environment
+        if name.startswith(PREFIX) and name not in NOT_PROPERTIES and environment[name]
+    }
+    found = {SPELLED_OTHERWISE.get(known, known): environment[name] for name, known in named.items()}
+    while unknown := _unknown_property(found):
+        log.info("%s%s is no property of librdkafka: ignored", PREFIX, unknown.upper().replace(".", "_"))
+        del found[unknown]
+    return found
+
+
+def _unknown_property(properties: Mapping[str, str]) -> str | None:
+    try:
+        Producer(dict(properties), logger=_SILENT)
+    except KafkaException as error:
+        if found := UNKNOWN.search(error.args[0].str()):
+            return found[1]
+    return None
+
+
+def from_file(path: str) -> dict[str, str]:
+    """The properties of a file with a `name=value` in each line; lines that begin with # are comments."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--kafka_config_file {path}: cannot be read: {error}") from error
+    stripped = [line.strip() for line in lines]
+    return dict(_split(line, path) for line in stripped if line and not line.startswith("#"))
+
+
+def from_command_line(settings: Iterable[str]) -> dict[str, str]:
+    """The properties of `name=value` arguments. UserError for a secret: all users of the machine see them."""
+    properties = dict(_split(setting, "--kafka_config") for setting in settings)
+    for name in properties:
+        if SECRET.search(name):
+            variable = PREFIX + name.upper().replace(".", "_")
+            raise UserError(
+                f"--kafka_config {name}: a command line is no place for a secret: give it as {variable} "
+                "or in --kafka_config_file"
+            )
+    return properties
+
+
+def _split(setting: str, where: str) -> tuple[str, str]:
+    name, equals, value = setting.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"{where}: an entry is not of the form linger.ms=20")
+    return name.strip(), value.strip()
+
+
+def check(properties: Mapping[str, object]) -> None:
+    """UserError for a property that librdkafka does not know, or a value that it does not take."""
+    try:
+        Producer(dict(properties), logger=_SILENT)
+    except KafkaException as error:
+        raise UserError(f"Kafka's configuration: {error.args[0].str()}") from error
+
+
+_SILENT = logging.Logger("discarded", logging.CRITICAL + 1)

@@ -1,0 +1,81 @@
+"""The topics of a replay: there before the first message, and only by asking for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from pipelines.replay.delivery import REMEDIES
+from transforms.errors import UserError
+
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
+ANSWER_SECONDS = 1.0
+CREATE_SECONDS = 30.0
+PARTITIONS = {"traffic": 5, "detections": 3, "air_quality": 3}
+FOR_PRODUCERS_ONLY = ("acks", "batch.", "compression.", "enable.idempotence", "linger.", "message.timeout.",
+                      "partitioner", "queue.buffering.", "retries")  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+class Broker:
+    """What is asked of the broker before and beside the messages."""
+
+    def __init__(self, properties: Mapping[str, Any]) -> None:
+        self._refusal: KafkaError | None = None
+        self.servers = properties["bootstrap.servers"]
+        kept = {name: value for name, value in properties.items() if not name.startswith(FOR_PRODUCERS_ONLY)}
+        callbacks: dict[str, Any] = {"error_cb": self._note}
+        self._admin = AdminClient({**kept, **callbacks}, logger=logging.getLogger("librdkafka"))
+
+    def topics(self) -> dict[str, int]:
+        """The partitions of each topic. UserError when no broker answers in five attempts, or refuses."""
+        for pause in PAUSES:
+            try:
+                found = self._admin.list_topics(timeout=ANSWER_SECONDS).topics.values()
+                return {str(topic.topic): len(topic.partitions) for topic in found}
+            except KafkaException as error:
+                self._admin.poll(0)
+                if self._refusal:
+                    raise UserError(
+                        f"{self.servers} refuses us: {self._refusal.str()}: {REMEDIES[self._refusal.code()]}"
+                    ) from error
+                last = error.args[0]
+            time.sleep(pause)
+        raise UserError(f"{self.servers}: no broker answers: {last.str()}; is --bootstrap_servers right?")
+
+    def create(self, topics: Mapping[str, int], replication_factor: int) -> None:
+        """Creates those topics, with so many partitions each. UserError when the broker does not."""
+        new = [NewTopic(topic, partitions, replication_factor) for topic, partitions in topics.items()]
+        for topic, created in self._admin.create_topics(new, operation_timeout=CREATE_SECONDS).items():
+            try:
+                created.result(CREATE_SECONDS)
+                log.info("created topic %s with %d partitions", topic, topics[topic])
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise UserError(f"topic {topic} cannot be created: {error.args[0].str()}") from error
+
+    def _note(self, error: KafkaError) -> None:
+        if error.code() in REMEDIES:
+            self._refusal = error
+
+
+def prepare(broker: Broker, topics: Mapping[str, int], create: bool, replication_factor: int) -> None:
+    """Sees to it that the topics exist, creating them only when asked to. UserError when one does not."""
+    existing = broker.topics()
+    missing = {topic: partitions for topic, partitions in topics.items() if topic not in existing}
+    if missing and not create:
+        raise UserError(
+            f"topic {', '.join(missing)} does not exist on {broker.servers}: "
+            "create it with --create_topics, or name another with --topic"
+        )
+    if missing:
+        broker.create(missing, replication_factor)
+    for topic in topics.keys() - missing.keys():
+        if create and existing[topic] != topics[topic]:
+            log.warning("topic %s has %d partitions, not %d", topic, existing[topic], topics[topic])
