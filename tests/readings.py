@@ -33,3 +33,9 @@ def readings(draw: st.DrawFn, feed: Feed) -> pa.RecordBatch:
         columns.append(pa.array(draw(st.lists(values, min_size=rows, max_size=rows)), field.type))
     batch = pa.RecordBatch.from_arrays(columns, schema=feed.reading_schema)
     return batch.slice(draw(st.integers(0, rows)))
+
+
+def plain(batch: pa.RecordBatch) -> list[dict]:
+    """Its rows, timestamps as microseconds: some are beyond what Python's datetime holds."""
+    columns = [column.view(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in batch]
+    return pa.table(columns, names=batch.schema.names).to_pylist()

@@ -106,7 +106,7 @@ def decode_avro(
 
 def _schema_ids(values: pa.BinaryArray) -> np.ndarray:
     """The id that each message bears; -1 for one that is not framed."""
-    framed = pc.binary_length(values).to_numpy(zero_copy_only=False) >= HEADER_BYTES
+    framed = pc.fill_null(pc.binary_length(values), 0).to_numpy() >= HEADER_BYTES
     headers = b"".join(pc.binary_slice(values, 0, HEADER_BYTES).filter(pa.array(framed)).to_pylist())
     header = np.frombuffer(headers, np.dtype([("magic", "u1"), ("id", ">u4")]))
     ids = np.full(len(values), -1)

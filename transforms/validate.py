@@ -27,7 +27,17 @@ def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
         rows = _breaking(rule, _values(readings, rule.field), broken, feed, now)
         if rows is not None and rows.any():
             broken[rows] |= feed.bit(rule.field.name, rule.kind)
+    if feed.any_of and not feed.raw:
+        broken[~_usable(readings, broken, feed)] |= feed.bit(feed.key, "unusable")
     return broken
+
+
+def _usable(readings: pa.RecordBatch, broken: np.ndarray, feed: Feed) -> np.ndarray:
+    """The readings that have a value which breaks no rule in one of the fields that count."""
+    fields = (feed.field(name) for name in feed.any_of)
+    return np.logical_or.reduce(
+        [_valid(_values(readings, field)) & (broken & _bits_of(feed, field.name) == 0) for field in fields]
+    )
 
 
 def _values(readings: pa.RecordBatch, field: Field) -> pa.Array:

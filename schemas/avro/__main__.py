@@ -6,4 +6,5 @@ from schemas.avro import FOLDER, avro_schema
 from schemas.feeds import FEEDS
 
 for feed in FEEDS.values():
-    (FOLDER / f"{feed.name}.avsc").write_text(json.dumps(avro_schema(feed), indent=2) + "\n")
+    text = json.dumps(avro_schema(feed), indent=2, ensure_ascii=False)
+    (FOLDER / f"{feed.name}.avsc").write_text(text + "\n", encoding="utf-8")

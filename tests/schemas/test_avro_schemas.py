@@ -18,7 +18,7 @@ def record(**types: object) -> dict:
 
 @pytest.mark.parametrize("feed", FEEDS.values(), ids=FEEDS)
 def test_the_file_kept_is_the_declaration_of_today(feed: Feed) -> None:
-    kept = json.loads((FOLDER / f"{feed.name}.avsc").read_text())
+    kept = json.loads((FOLDER / f"{feed.name}.avsc").read_text(encoding="utf-8"))
     assert kept == avro_schema(feed), "python -m schemas.avro writes it anew"
     fastavro.parse_schema(kept)
 
