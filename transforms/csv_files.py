@@ -225,7 +225,7 @@ def _open(path: str) -> BinaryIO:
 def _read(path: str, file: BinaryIO, size: int) -> bytes:
     try:
         return file.read(size)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: truncated or damaged: {error}") from error
 
 

@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.feed import NULLED, Feed, Field, Rule
+from schemas.feed import NULLED, TIMESTAMP, Feed, Field, Rule
 from transforms import counters
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.progress import progress
+
+YEAR_1, YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""The four-digit years begin and end here, in microseconds since the epoch; Python holds no others."""
 
 
 def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
@@ -59,6 +62,8 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
         case "missing" if column.null_count:
             null = column.is_null().to_numpy(zero_copy_only=False)
             return null & (broken & _bits_of(feed, field.name) == 0)
+        case "unparsable" if not absent and field.type == TIMESTAMP:
+            return _valid(column) & ((_micros(column) < YEAR_1) | (_micros(column) >= YEAR_10000))
         case "not_finite" if not absent:
             return ~np.isfinite(_numbers(column)) & _valid(column)
         case "out_of_range" if not absent:

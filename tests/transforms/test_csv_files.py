@@ -269,6 +269,17 @@ def test_a_damaged_file_is_an_error_that_names_it(
         read_file(path)
 
 
+def test_an_empty_member_among_others_is_read_over_or_an_error_that_names_the_file(tmp_path: Path) -> None:
+    for suffix, compress in COMPRESSIONS.items():
+        members = b"".join(map(compress, [b"", HEADER, ROWS[0], b"", b"", ROWS[1]]))
+        path = write(tmp_path / f"a.csv.{suffix}", members)
+        if suffix == "bz2":
+            with pytest.raises(UserError, match=rf"{path}: truncated or damaged"):
+                read_file(path)
+        else:
+            assert read_file(path)[0] == list(enumerate(ROWS[:2], 1))
+
+
 @pytest.mark.parametrize("suffix", ["gz", "bz2"])
 def test_one_changed_byte_of_a_compressed_file_with_checksums_is_an_error(
     tmp_path: Path, suffix: str

@@ -176,6 +176,14 @@ def test_without_age_limits_every_time_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
+    "when", [-(2**63), micros("0001-01-01") - 1, micros("9999-12-31") + DAY * SECOND, 2**63 - 1]
+)
+def test_a_time_that_no_four_digit_year_has_is_refused(when: int) -> None:
+    accepted, failures = validate(decoded({"timestamp": when}, {}), TRAFFIC, NOW)
+    assert (accepted.num_rows, failures["rules"].to_pylist()) == (1, [["timestamp_unparsable"]])
+
+
+@pytest.mark.parametrize(
     "sensor", ["", " ", "s1 ", "s\n", "s1\n", "s/1", "..\\x", "é", "s" * 65, "s\0", "s1,s2", "'", "\ufeffs1"]
 )
 def test_sensors_with_names_that_no_path_or_shell_should_see_are_refused(sensor: str) -> None:
