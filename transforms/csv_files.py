@@ -192,6 +192,12 @@ def open_block(path: str, feed: Feed) -> Block | None:
     return Block(path, columns, start, None, 1, feed.dialect) if columns else None
 
 
+def read_start(path: str, length: int) -> bytes:
+    """The first bytes of a file, decompressed. UserError when it cannot be read."""
+    with _open(path) as file:
+        return _read(path, file, length)
+
+
 def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of records of a few MB each, and how many blank lines each passed over.
 
