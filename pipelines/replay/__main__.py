@@ -78,6 +78,8 @@ def replay(arguments: ReplayArguments, stop: Stop) -> tuple[ReplayAccounts, str 
         source = source_of(arguments, encoder(arguments))
         ending.enter_context(shown(accounts, arguments.max_messages))
         portions = source.portions()
+        if arguments.batch_mode:
+            portions = iter(list(portions))
         if arguments.inject:
             portions = Injector(arguments.inject, arguments.seed, arguments.late_seconds).inject(portions)
         try:

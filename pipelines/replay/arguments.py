@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import re
 import time
+import uuid
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pipelines.parser import OneLineParser
 from pipelines.replay import properties
 from pipelines.replay.inject import KINDS
 from pipelines.replay.topics import PARTITIONS
+from schemas.detections import NAME
 from schemas.feed import Feed
 from schemas.feeds import FEEDS
 from transforms.errors import UserError
@@ -33,6 +37,7 @@ handed over is settled. A second Ctrl+C gives that up too: the rest become dead 
 """
 DEFAULT_TOPICS = {"traffic": "traffic-raw", "detections": "detections", "air_quality": "air_quality.raw"}
 DEFAULT_REGISTRY = "http://127.0.0.1:8082"
+DEFAULT_VEHICLE = "vehicle-1"
 FOLDER = "out/replay"
 PACED_BATCH, UNBOUNDED_BATCH = 20, 5_000
 
@@ -53,6 +58,7 @@ class ReplayArguments:
     max_messages: int | None
     batch_size: int
     loop: bool
+    batch_mode: bool
     shift_to_now: bool
     deterministic: int | None
     dry_run: bool
@@ -76,8 +82,10 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
     given = _parser().parse_args(argv)
-    feed = FEEDS[given.feed]
+    feed = _feed(given)
     topic = given.topic or environment.get("KAFKA_TOPIC") or DEFAULT_TOPICS[feed.name]
+    if given.loop and given.batch_mode:
+        raise UserError("--loop never ends: it cannot be read into memory by --batch_mode")
     paced = given.rate is not None or given.speedup > 0
     dead_letter_topic = given.dead_letter_topic
     started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -97,6 +105,7 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
         max_messages=given.max_messages,
         batch_size=given.batch_size or (PACED_BATCH if paced else UNBOUNDED_BATCH),
         loop=given.loop,
+        batch_mode=given.batch_mode,
         shift_to_now=given.shift_to_now,
         deterministic=given.deterministic,
         dry_run=given.dry_run,
@@ -111,6 +120,23 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
         manifest=given.manifest or f"{FOLDER}/{topic}-{started}.injected.jsonl",
         metrics_host=given.metrics_host,
         metrics_port=given.metrics_port,
+    )
+
+
+def _feed(given: argparse.Namespace) -> Feed:
+    """The feed, its values as they are in the files, completed with what those may not say of a drive."""
+    feed = FEEDS[given.feed].as_raw
+    drive = {"--vehicle": given.vehicle, "--session": given.session, "--session_start": given.session_start}
+    if feed.name != "detections":
+        if wrong := [option for option, value in drive.items() if value is not None]:
+            raise UserError(f"{wrong[0]} is for detections, not for {feed.name}")
+        return feed
+    made = uuid.uuid4().hex if given.deterministic is None else f"{given.deterministic}"
+    start = given.session_start or datetime.now(UTC)
+    return (
+        feed.with_field("vehicle_id", default=given.vehicle or DEFAULT_VEHICLE)
+        .with_field("session_id", default=given.session or f"session-{made}")
+        .with_field("recording_timestamp", default=start)
     )
 
 
@@ -172,6 +198,18 @@ def _parser() -> argparse.ArgumentParser:
         type=_seed,
         metavar="SEED",
         help="identifiers of the file's name, the row and SEED alone (default: of its path and the row)",
+    )
+    what.add_argument(
+        "--batch_mode", action="store_true", help="read all into memory before sending any of it"
+    )
+    drive = parser.add_argument_group("detections", "For files that do not say so themselves.")
+    drive.add_argument("--vehicle", type=_name, metavar="ID", help=f"(default: {DEFAULT_VEHICLE})")
+    drive.add_argument("--session", type=_name, metavar="ID", help="(default: a new one)")
+    drive.add_argument(
+        "--session_start",
+        type=_moment,
+        metavar="TIME",
+        help="when the recording began, such as 2026-03-01T08:00:00Z (default: now)",
     )
     pace = parser.add_argument_group("pace").add_mutually_exclusive_group()
     pace.add_argument(
@@ -286,6 +324,20 @@ def _not_negative(text: str) -> float:
 
 def _above_zero(text: str) -> float:
     return _number(text, lambda number: number > 0, "a number above 0")
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
+    return text
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-03-01T08:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _positive(text: str) -> int:

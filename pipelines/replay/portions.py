@@ -32,7 +32,7 @@ OUTGOING = pa.schema(
     [
         *RECORD,
         pa.field("key", TEXT, nullable=False),
-        pa.field("payload", pa.large_binary(), nullable=False),
+        pa.field("payload", pa.binary(), nullable=False),
         pa.field("event_time", TIMESTAMP, nullable=False),
         pa.field("injected", TEXT, metadata={"description": "The fault that this message is, if it is one."}),
     ]
@@ -120,7 +120,7 @@ class Source:
                 originals,
                 *(readings[field.name] for field in WHERE_FROM),
                 readings[self.feed.key],
-                payloads.cast(pa.large_binary()),
+                payloads.cast(pa.binary()),
                 readings[self.feed.event_time],
                 pa.nulls(readings.num_rows, TEXT),
             ],
@@ -130,8 +130,13 @@ class Source:
 
 def _known(feed: Feed, columns: Iterable[str]) -> list[str]:
     """The names in a message that can have a value, for a file of those columns."""
-    known = {*columns, feed.identifier, feed.ingestion_time}
-    return list(dict.fromkeys(field.group or field.name for field in feed.fields if field.name in known))
+    made = {feed.identifier, feed.ingestion_time, feed.event_time}
+    known = [
+        field
+        for field in feed.fields
+        if field.name in made or field.default is not None or set(feed.columns_of(field)) & set(columns)
+    ]
+    return list(dict.fromkeys(field.group or field.name for field in known))
 
 
 def _identified(readings: pa.RecordBatch, seed: int | None, repeated: int) -> pa.RecordBatch:

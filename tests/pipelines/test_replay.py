@@ -205,7 +205,7 @@ def test_a_message_has_the_names_of_the_feed_and_nests_its_coordinates(
         },
         {
             "sensor_id": "s2",
-            "timestamp": "2012-03-01T00:00:00.250Z",
+            "timestamp": "2012-03-01T00:00:00.250000Z",
             "speed_mph": 0,
             "coordinates": None,
             "road_name": None,
