@@ -368,3 +368,12 @@ def test_read_csv_reads_every_file_and_says_what_it_read(
             label="records",
         )
         assert_that(read.accounts, check_accounts, label="accounts")
+
+
+def test_read_csv_fails_with_the_name_of_a_truncated_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "cut.csv.gz", whole_file("gz")[:-9])
+    with (
+        pytest.raises(UserError, match=f"{path}: truncated or damaged"),
+        TestPipeline(runner=IN_PROCESS) as pipeline,
+    ):
+        _ = pipeline | beam.Create([str(path)]) | ReadCsv(TRAFFIC)

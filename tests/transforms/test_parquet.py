@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import apache_beam as beam
 import duckdb
@@ -20,6 +22,7 @@ from schemas.traffic import TRAFFIC
 from tests.rows import accepted, micros
 from transforms.accounts import Accounts
 from transforms.aggregate import aggregate
+from transforms.batches import concatenate
 from transforms.deduplicate import deduplicate
 from transforms.errors import UserError
 from transforms.parquet import DAY_MICROS, DailyFiles, WriteDailyParquet, digest, split_by_day, to_parquet
@@ -107,6 +110,23 @@ def test_the_same_rows_give_the_same_bytes() -> None:
     readings = at(*range(1_000))
     assert to_parquet(readings) == to_parquet(readings)
     assert to_parquet(readings.slice(10, 5)) == to_parquet(at(*range(1_000)).slice(10, 5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bytes_do_not_depend_on_the_order_in_which_readings_arrive(seed: int) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "sensor_id": f"s{n % 9}",
+            "timestamp": MIDNIGHT + n % 80,
+            "position": n,
+            "road_name": f"road {n % 7}",
+        }
+        for n in range(200)
+    ]
+    expected = to_parquet(deduplicate(accepted(*rows), TRAFFIC)[0])
+    Random(seed).shuffle(rows)
+    batches = [accepted(*rows[:50]), accepted(*rows[50:51]), accepted(*rows[51:])]
+    assert to_parquet(deduplicate(concatenate(batches), TRAFFIC)[0]) == expected
 
 
 # --- Days --------------------------------------------------------------------------------------------

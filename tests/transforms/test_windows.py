@@ -176,11 +176,13 @@ def test_readings_of_all_batches_meet_in_their_window(group_seconds: int) -> Non
         )
 
 
-def told(stream: TestStream, expected: list[tuple[int, list[int]]], lateness: int = 600) -> None:
+def told(
+    stream: TestStream, expected: list[tuple[int, list[int]]], lateness: int = 600, **options: int
+) -> None:
     """Runs GroupByWindow over a story; `expected` are its panes, (start, seconds of all rows in it)."""
-    options = PipelineOptions(streaming=True)
-    with TestPipeline(runner=SUPPORTS_TEST_STREAM, options=options) as pipeline:
-        panes = pipeline | stream | GroupByWindow(TRAFFIC, 300, lateness) | beam.MapTuple(seconds_in)
+    group = GroupByWindow(TRAFFIC, 300, lateness, **options)
+    with TestPipeline(runner=SUPPORTS_TEST_STREAM, options=PipelineOptions(streaming=True)) as pipeline:
+        panes = pipeline | stream | group | beam.MapTuple(seconds_in)
         assert_that(panes, equal_to(expected))
 
 
@@ -226,3 +228,10 @@ def test_of_a_batch_that_straddles_windows_only_what_is_too_late_is_dropped() ->
 def test_without_lateness_every_late_reading_is_dropped() -> None:
     stream = story().add_elements([stamped(10)]).advance_watermark_to(301).add_elements([stamped(20)])
     told(stream.advance_watermark_to_infinity(), [(0, [10])], lateness=0)
+
+
+def test_early_panes_come_while_a_window_is_open_each_with_all_its_rows_so_far() -> None:
+    stream = story().add_elements([stamped(10)]).advance_processing_time(31)
+    stream = stream.add_elements([stamped(20)]).advance_processing_time(31)
+    stream = stream.add_elements([stamped(30)]).advance_watermark_to(301).advance_watermark_to_infinity()
+    told(stream, [(0, [10]), (0, [10, 20]), (0, [10, 20, 30])], early_seconds=30)
