@@ -127,7 +127,7 @@ def _struct(name: str, members: list[tuple[str, Any]]) -> type[msgspec.Struct]:
 
 
 def _type(field: Field) -> Any:
-    """What msgspec decodes the field into; a timestamp's text is parsed with its whole column."""
+    """What msgspec decodes the field into. What a timestamp says, and whether 3.0 is whole, is seen later."""
     if pa.types.is_floating(field.type):
         return float
     if pa.types.is_boolean(field.type):
@@ -136,7 +136,7 @@ def _type(field: Field) -> Any:
         return str
     first, last = _limits(field.type)
     whole = Annotated[int, msgspec.Meta(ge=first, le=last)]
-    return str | whole if field.type == TIMESTAMP else whole
+    return whole | (str if field.type == TIMESTAMP else float)
 
 
 def _members(value: bytes) -> tuple[int, dict[str, Any]]:
@@ -238,14 +238,14 @@ def _to_readings(
     }
     columns = []
     for field in feed.fields:
-        values = list(map(attrgetter(field.name), messages))
-        if field.group:
-            inside = map(attrgetter(field.name), groups[field.group])
-            values = [b if a is None else a for a, b in zip(inside, values, strict=True)]
-        column, failed = _to_column(values, field, timezone)
-        for kind, rows in failed.items():
-            broken[rows] |= feed.bit(field.name, kind)
-        columns.append(column)
+        places = [groups[field.group], messages] if field.group else [messages]
+        found = []
+        for place in places:
+            column, failed = _to_column(list(map(attrgetter(field.name), place)), field, timezone)
+            for kind, rows in failed.items():
+                broken[rows] |= feed.bit(field.name, kind)
+            found.append(column)
+        columns.append(pc.coalesce(*found))
     where_from = (records[field.name] for field in WHERE_FROM)
     return pa.RecordBatch.from_arrays(
         [*columns, *where_from, records["value"], pa.array(broken)], schema=feed.decoded_schema
@@ -254,8 +254,20 @@ def _to_readings(
 
 def _to_column(values: list[Any], field: Field, timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
     """The values in the field's type, and by kind of rule the rows that break it, which are null."""
-    if field.type != TIMESTAMP:
-        return pa.array(values, field.type), {}
+    if field.type == TIMESTAMP:
+        return _to_timestamps(values, timezone)
+    broken = []
+    if pa.types.is_integer(field.type):
+        for row in [row for row, value in enumerate(values) if isinstance(value, float)]:
+            try:
+                values[row] = _typed(values[row], field)
+            except ValueError:
+                values[row] = None
+                broken.append(row)
+    return pa.array(values, field.type), {"unparsable": np.array(broken, np.int64)} if broken else {}
+
+
+def _to_timestamps(values: list[str | int | None], timezone: str) -> tuple[pa.Array, dict[str, np.ndarray]]:
     try:
         return to_timestamps(pa.array(values, pa.string()), timezone)
     except pa.ArrowTypeError:  # milliseconds, at least in part

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from runners.options import IN_PROCESS
 from schemas.feed import TEXT, TIMESTAMP, Feed, Field
+from schemas.feeds import FEEDS
 from schemas.record import DEAD_LETTER, RECORD
 from schemas.traffic import TRAFFIC
 from tests.readings import readings
@@ -257,7 +258,14 @@ typed_groups = st.sampled_from([f for f in WIDE.fields if f.group]).flatmap(
 mostly_sound = st.lists(typed_members | typed_groups, max_size=5).map(
     lambda members: "{" + ",".join(members) + "}"
 )
-documents = st.one_of(mostly_sound, mostly_sound, objects(scalars | nested, NAMES), scalars, nested)
+in_both_places = st.sampled_from([f for f in WIDE.fields if f.group]).flatmap(
+    lambda field: st.tuples(fitting(field), fitting(field)).map(
+        lambda both: f'{{"{field.name}":{both[0]},"{field.group}":{{"{field.name}":{both[1]}}}}}'
+    )
+)
+documents = st.one_of(
+    in_both_places, mostly_sound, mostly_sound, objects(scalars | nested, NAMES), scalars, nested
+)
 
 
 @st.composite
@@ -337,7 +345,7 @@ def test_whether_and_how_a_message_decodes_depends_on_it_alone(
         assert repr(whole.to_pylist()) == repr([row for part in parts for row in part.to_pylist()])
 
 
-@pytest.mark.parametrize("feed", [TRAFFIC, WIDE], ids=["traffic", "wide"])
+@pytest.mark.parametrize("feed", [*FEEDS.values(), WIDE], ids=[*FEEDS, "wide"])
 @given(data=st.data())
 @settings(deadline=None)
 def test_readings_come_back_from_the_messages_that_this_project_writes(
@@ -353,7 +361,7 @@ def test_readings_come_back_from_the_messages_that_this_project_writes(
             None if isinstance(value, float) and math.isinf(value) else value
             for value in batch[field.name].to_pylist()
         ]
-        if field.name != feed.identifier:
+        if field.name not in (feed.identifier, feed.ingestion_time):
             assert decoded[field.name].to_pylist() == expected
 
 
@@ -613,6 +621,33 @@ def test_a_field_of_a_group_may_stand_beside_it(
 ) -> None:
     row = reading(SOUND[:-1] + f",{members}}}".encode())
     assert (row["latitude"], row["rules"]) == (expected, rules)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "beside"),
+    [
+        ("lane", "3.5", "4"),
+        ("lane", "128", "4"),
+        ("lane", "1e400", "4"),
+        ("lane", '"3"', "4"),
+        ("grade", '"3"', "4"),
+        ("surveyed", '"yesterday"', "0"),
+        ("surveyed", "0.5", '"1970-01-01"'),
+        ("surveyed", '"1970"', '"1970-01-01"'),
+        ("paved", "1", "false"),
+        ("county", "7", '""'),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_wrong_value_breaks_its_rule_also_where_the_other_place_has_a_right_one(
+    name: str, inside: str, beside: str, swapped: bool
+) -> None:
+    right = reading(with_member(name, beside), WIDE)
+    if swapped:
+        inside, beside = beside, inside
+    row = reading(SOUND[:-1] + f',"place":{{"{name}":{inside}}},"{name}":{beside}}}'.encode(), WIDE)
+    assert (row["rules"], right["rules"]) == ([f"{name}_unparsable"], [])
+    assert row[name] == right[name] is not None
 
 
 @pytest.mark.parametrize(
