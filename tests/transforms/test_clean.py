@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.air_quality import AIR_QUALITY, MEASURED
+from schemas.clean import clean_schema
+from transforms.clean import ORIGINS, clean, fill, medians, rolling_mean
+from transforms.csv_files import find_blocks, read_block
+from transforms.decode import decode_csv
+from transforms.validate import validate
+
+patient = settings(deadline=None)
+UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
+uci_file = pytest.mark.skipif(not UCI.exists(), reason="needs the UCI file: ../shared/data/AirQualityUCI.csv")
+FIRST = datetime(2004, 12, 1, tzinfo=UTC)
+
+gappy = st.lists(st.none() | st.integers(-9, 9), max_size=30)
+
+
+def reading(hour: int, station: str = "a", nulled: tuple[str, ...] = (), **values: float | None) -> dict:
+    measured = {field.name: 1.0 for field in MEASURED} | values
+    where = {"source": "a.csv", "partition": None, "position": hour + 1}
+    time = FIRST + timedelta(hours=hour)
+    return {"station": station, "timestamp": time, **measured, **where, "nulled": nulled}
+
+
+def cleaned(*readings: dict, reference: dict[str, float] | None = None) -> list[dict]:
+    batch = pa.RecordBatch.from_pylist(readings, AIR_QUALITY.reading_schema)
+    result = clean(batch, AIR_QUALITY, reference)
+    result.validate(full=True)
+    assert result.schema.equals(clean_schema(AIR_QUALITY), check_metadata=True)
+    return result.to_pylist()
+
+
+@patient
+@given(st.lists(gappy, min_size=1, max_size=4), st.integers(1, 4), st.floats(0, 1) | st.just(np.nan))
+def test_gaps_are_filled_as_pandas_fills_them(runs: list[list], limit: int, median: float) -> None:
+    runs = [run for run in runs if run] or [[None]]
+    starts = np.cumsum([0, *map(len, runs)])[:-1]
+    values = np.concatenate([np.array(run, np.float64) for run in runs])
+    filled = fill(values, starts, median, limit)
+    series = pd.Series(values)
+    forward = pd.concat(
+        [series[a : a + len(r)].ffill(limit=limit) for a, r in zip(starts, runs, strict=True)]
+    )
+    both = pd.concat([forward[a : a + len(r)].bfill(limit=limit) for a, r in zip(starts, runs, strict=True)])
+    np.testing.assert_array_equal(filled.values, both.fillna(median).to_numpy())
+    origins = np.select(
+        [series.notna(), forward.notna(), both.notna(), np.full(len(values), not np.isnan(median))],
+        ["observed", "forward", "backward", "median"],
+        "missing",
+    )
+    assert [ORIGINS[origin] for origin in filled.origins] == origins.tolist()
+
+
+@patient
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 60), st.none() | st.integers(-99, 99)), min_size=1),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_rolling_means_are_those_of_pandas(runs: list[list[tuple[int, int | None]]]) -> None:
+    starts = np.cumsum([0, *map(len, runs)])[:-1]
+    times = np.concatenate([np.cumsum([hours for hours, _ in run]) for run in runs]) * 3_600_000_000
+    values = np.array([value for run in runs for _, value in run], np.float64)
+    expected = pd.concat(
+        [
+            pd.Series(values[a : a + len(r)], pd.to_datetime(times[a : a + len(r)], unit="us"))
+            .rolling("24h")
+            .mean()
+            for a, r in zip(starts, runs, strict=True)
+        ]
+    )
+    np.testing.assert_allclose(rolling_mean(values, times, starts), expected.to_numpy(), atol=1e-9)
+
+
+def test_a_filled_value_says_how_it_came_about() -> None:
+    values = [None, 2.0, None, None, None, None, None, None, None, 4.0]
+    rows = cleaned(*(reading(hour, benzene_ug_m3=value) for hour, value in enumerate(values)))
+    assert [row["benzene_ug_m3"] for row in rows] == [2, 2, 2, 2, 2, 3, 4, 4, 4, 4]
+    assert [row["benzene_ug_m3_origin"] for row in rows] == [
+        *("backward", "observed", "forward", "forward", "forward"),
+        *("median", "backward", "backward", "backward", "observed"),
+    ]
+
+
+def test_nothing_is_filled_from_another_station() -> None:
+    rows = cleaned(
+        reading(0, "a"), reading(0, "b", benzene_ug_m3=None), reference=dict.fromkeys(AIR_QUALITY.any_of, 7.0)
+    )
+    assert (rows[1]["benzene_ug_m3"], rows[1]["benzene_ug_m3_origin"]) == (7.0, "median")
+
+
+def test_a_series_without_any_value_stays_without() -> None:
+    (row,) = cleaned(reading(0, benzene_ug_m3=None))
+    assert (row["benzene_ug_m3"], row["benzene_ug_m3_origin"], row["benzene_ug_m3_mean_24h"]) == (
+        None,
+        "missing",
+        None,
+    )
+
+
+def test_quality_is_the_share_of_fields_that_came_with_a_usable_value() -> None:
+    nulled = ("temperature_celsius_out_of_range",)
+    perfect, poor = cleaned(
+        reading(0),
+        reading(1, nulled=nulled, temperature_celsius=None, benzene_ug_m3=None, absolute_humidity=None),
+    )
+    assert (perfect["quality_score"], perfect["missing_ratio"], perfect["qa_missing_fields"]) == (
+        1.0,
+        0.0,
+        [],
+    )
+    assert poor["quality_score"] == pytest.approx(10 / 13)
+    assert poor["missing_ratio"] == pytest.approx(3 / 13)
+    assert poor["qa_missing_fields"] == ["benzene_ug_m3", "absolute_humidity"]
+    assert poor["qa_out_of_range_fields"] == ["temperature_celsius"]
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        (datetime(2004, 3, 10, 18, tzinfo=UTC), (18, 2, 3, "spring")),
+        (datetime(2004, 12, 31, tzinfo=UTC), (0, 4, 12, "winter")),
+        (datetime(2005, 2, 28, 23, tzinfo=UTC), (23, 0, 2, "winter")),
+        (datetime(2005, 8, 7, 5, tzinfo=UTC), (5, 6, 8, "summer")),
+        (datetime(2005, 9, 1, tzinfo=UTC), (0, 3, 9, "autumn")),
+    ],
+)
+def test_the_calendar(time: datetime, expected: tuple[int, int, int, str]) -> None:
+    (row,) = cleaned(reading(0) | {"timestamp": time})
+    assert (row["hour"], row["weekday"], row["month"], row["season"]) == expected
+
+
+@uci_file
+def test_the_uci_file_is_cleaned_as_pandas_cleans_it() -> None:
+    batches = []
+    for block in find_blocks(str(UCI), AIR_QUALITY):
+        for batch, _ in read_block(block):
+            batches.append(validate(decode_csv(batch, AIR_QUALITY)[0], AIR_QUALITY)[0])
+    (readings,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    result = clean(readings, AIR_QUALITY)
+    frame = pd.read_csv(UCI, sep=";", decimal=",").iloc[:, 2:15].dropna(how="all")
+    frame = frame.replace(-200, np.nan).set_axis(list(AIR_QUALITY.any_of), axis=1)
+    frame["nitrogen_oxides_ppb"] = frame["nitrogen_oxides_ppb"].where(frame["nitrogen_oxides_ppb"] <= 1000)
+    frame = frame.dropna(how="all").reset_index(drop=True)
+    assert medians(readings, AIR_QUALITY) == frame.median().to_dict()
+    filled = frame.ffill(limit=3).bfill(limit=3).fillna(frame.median())
+    for name in AIR_QUALITY.any_of:
+        np.testing.assert_array_equal(result[name].to_numpy(), filled[name].to_numpy())
+        origins = pd.Series(result[f"{name}_origin"].to_pylist())
+        assert (origins == "observed").tolist() == frame[name].notna().tolist()
+    np.testing.assert_allclose(result["missing_ratio"].to_numpy(), frame.isna().mean(axis=1).to_numpy())
+    assert sum(map(len, result["qa_out_of_range_fields"].to_pylist())) == 78

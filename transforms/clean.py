@@ -1,0 +1,154 @@
+"""Clean: fill the gaps of measured values, say which were filled and how, and how good each reading is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
+from schemas.feed import NULLED, Feed
+
+FILL_LIMIT = 3
+OBSERVED, FORWARD, BACKWARD, MEDIAN, MISSING = range(len(ORIGINS))
+MICROS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A series without gaps, as far as they could be filled; NaN is left where not. `origins` are places in
+    `ORIGINS`."""
+
+    values: np.ndarray
+    origins: np.ndarray
+
+
+def fill(values: np.ndarray, starts: np.ndarray, median: float, limit: int = FILL_LIMIT) -> Filled:
+    """Fills each NaN with the value before, at most `limit` in a row; then with the one after, at most
+    `limit` in a row; then with the median. No value crosses from one run, beginning at `starts`, to another.
+
+    >>> nan = np.nan
+    >>> fill(np.array([1, nan, nan, nan, 5]), np.array([0]), median=9, limit=1).values.tolist()
+    [1.0, 1.0, 9.0, 5.0, 5.0]
+    """
+    rows = np.arange(len(values))
+    run = np.searchsorted(starts, rows, "right")
+    filled, origins = values.copy(), np.full(len(values), OBSERVED, np.int32)
+    for origin, step in ((FORWARD, 1), (BACKWARD, -1)):
+        nearest = _nearest_before(~np.isnan(filled)[::step])[::step]
+        nearest = nearest if step == 1 else len(values) - 1 - nearest
+        inside = (nearest >= 0) & (nearest < len(values))
+        source = np.where(inside, nearest, rows)
+        near = inside & (run[source] == run) & (np.abs(rows - source) <= limit)
+        gaps = np.isnan(filled) & near
+        filled = np.where(gaps, filled[source], filled)
+        origins[gaps] = origin
+    gaps = np.isnan(filled)
+    origins[gaps] = MISSING if np.isnan(median) else MEDIAN
+    return Filled(np.where(gaps, median, filled), origins)
+
+
+def _nearest_before(present: np.ndarray) -> np.ndarray:
+    """For each place the last place up to it where something is present, or -1."""
+    return np.maximum.accumulate(np.where(present, np.arange(len(present)), -1)) if len(present) else present
+
+
+def medians(readings: pa.RecordBatch, feed: Feed) -> dict[str, float]:
+    """The median of each measured field, NaN where no value is."""
+    columns = {name: _floats(readings[name]) for name in feed.any_of}
+    return {name: float(np.nanmedian(v)) if not np.isnan(v).all() else np.nan for name, v in columns.items()}
+
+
+def clean(
+    readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float] | None = None
+) -> pa.RecordBatch:
+    """Readings of `feed.reading_schema`, sorted by key and event time -> as many of `clean_schema(feed)`.
+
+    `reference` are the medians for the gaps that nothing near can fill; those of the readings themselves
+    unless given.
+    """
+    reference = medians(readings, feed) if reference is None else reference
+    keys = readings[feed.key].indices.to_numpy()
+    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+    times = readings[feed.event_time].view(pa.int64()).to_numpy()
+    columns = {name: readings[name] for name in readings.schema.names if name != NULLED.name}
+    for name in feed.any_of:
+        filled = fill(_floats(readings[name]), starts, reference[name])
+        columns[name] = _nullable(filled.values)
+        columns[origin_of(name)] = pa.DictionaryArray.from_arrays(pa.array(filled.origins), pa.array(ORIGINS))
+        columns[rolling_of(name)] = _nullable(rolling_mean(filled.values, times, starts))
+    columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
+    schema = clean_schema(feed)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _floats(column: pa.Array) -> np.ndarray:
+    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def rolling_mean(values: np.ndarray, times: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The mean of the values of the last 24 hours up to each row, this one included; NaN where none is.
+
+    `times` are microseconds, ascending in each run.
+    """
+    run_starts = np.repeat(starts, np.diff(starts, append=len(values)))
+    present = ~np.isnan(values)
+    sums = np.concatenate([[0], np.cumsum(np.nan_to_num(values))])
+    counts = np.concatenate([[0], np.cumsum(present)])
+    span = ROLLING_SECONDS * MICROS
+    first = np.empty(len(values), np.int64)
+    for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+        run = times[start:end]
+        first[start:end] = start + np.searchsorted(run, run - span, "right")
+    first = np.maximum(first, run_starts)
+    last = np.arange(len(values)) + 1
+    with np.errstate(invalid="ignore"):
+        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+
+
+def _assess(readings: pa.RecordBatch, feed: Feed) -> dict[str, pa.Array]:
+    """The columns that say what was missing or broke a rule, and the scores that follow from it."""
+    missing = np.stack([readings[name].is_null().to_numpy(zero_copy_only=False) for name in feed.any_of])
+    broken = _broken_fields(readings[NULLED.name], feed)
+    share = missing.mean(axis=0)
+    return {
+        "qa_missing_fields": _names(missing & ~broken, feed),
+        "qa_out_of_range_fields": _names(broken, feed),
+        "missing_ratio": pa.array(share),
+        "quality_score": pa.array(1 - share),
+    }
+
+
+def _broken_fields(nulled: pa.ListArray, feed: Feed) -> np.ndarray:
+    """For each measured field and reading whether its value broke a rule."""
+    broken = np.zeros((len(feed.any_of), len(nulled)), bool)
+    field_of = {rule.name: feed.any_of.index(rule.field.name) for rule in feed.rules if rule.field.tolerated}
+    rows = pc.list_parent_indices(nulled).to_numpy()
+    fields = [field_of[name] for name in pc.list_flatten(nulled).to_pylist()]
+    broken[np.array(fields, np.int64), rows] = True
+    return broken
+
+
+def _names(mask: np.ndarray, feed: Feed) -> pa.ListArray:
+    """For each reading the names of the fields where the mask, a row for each field, is set."""
+    offsets = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]).astype(np.int32)
+    _, fields = np.nonzero(mask.T)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(feed.any_of).take(pa.array(fields)))
+
+
+def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
+    month = pc.month(time)
+    season = month.to_numpy() % 12 // 3
+    return {
+        "hour": pc.hour(time).cast(pa.int32()),
+        "weekday": pc.day_of_week(time).cast(pa.int32()),
+        "month": month.cast(pa.int32()),
+        "season": pa.DictionaryArray.from_arrays(season.astype(np.int32), pa.array(SEASONS)),
+    }
