@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindows
 
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
+from transforms.batches import concatenate
+from transforms.deduplicate import deduplicate
+from transforms.windows import DAY_SECONDS, split_by_window
 
 FILL_LIMIT = 3
 OBSERVED, FORWARD, BACKWARD, MEDIAN, MISSING = range(len(ORIGINS))
@@ -152,3 +157,32 @@ def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
         "month": month.cast(pa.int32()),
         "season": pa.DictionaryArray.from_arrays(season.astype(np.int32), pa.array(SEASONS)),
     }
+
+
+@dataclass
+class Clean(beam.PTransform):
+    """(start, readings without duplicates) -> (start of a UTC day, its clean readings, by key and time).
+
+    For files, whose readings are all there at the end: a gap's neighbours may be in any of the groups.
+    """
+
+    feed: Feed
+    reference: Mapping[str, float] | None = None
+
+    def expand(
+        self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        return (
+            groups
+            | beam.WindowInto(GlobalWindows())
+            | beam.MapTuple(lambda _, readings: (0, readings)).with_output_types(tuple[int, pa.RecordBatch])
+            | beam.GroupByKey()
+            | beam.FlatMapTuple(lambda _, batches: self._clean(batches)).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
+        )
+
+    def _clean(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        readings, _ = deduplicate(concatenate(batches), self.feed)
+        result = clean(readings, self.feed, self.reference)
+        yield from split_by_window(result, DAY_SECONDS, self.feed.event_time)

@@ -3,16 +3,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runners.options import IN_PROCESS
 from schemas.air_quality import AIR_QUALITY, MEASURED
 from schemas.clean import clean_schema
-from transforms.clean import ORIGINS, clean, fill, medians, rolling_mean
+from transforms.clean import ORIGINS, Clean, clean, fill, medians, rolling_mean
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode import decode_csv
 from transforms.validate import validate
@@ -140,6 +144,27 @@ def test_quality_is_the_share_of_fields_that_came_with_a_usable_value() -> None:
 def test_the_calendar(time: datetime, expected: tuple[int, int, int, str]) -> None:
     (row,) = cleaned(reading(0) | {"timestamp": time})
     assert (row["hour"], row["weekday"], row["month"], row["season"]) == expected
+
+
+@pytest.mark.parametrize("shift", [0, 24])
+def test_gaps_are_filled_across_days_and_groups(shift: int) -> None:
+    rows = [
+        reading(hour + shift, benzene_ug_m3=None if hour % 24 == 0 else float(hour)) for hour in range(72)
+    ]
+    schema = AIR_QUALITY.reading_schema
+    groups = [(start, pa.RecordBatch.from_pylist(rows[start::5], schema)) for start in range(5)]
+    whole = cleaned(*rows)
+    expected = [
+        (int(FIRST.timestamp()) + (shift + day) * 3600, repr(whole[day : day + 24])) for day in (0, 24, 48)
+    ]
+    with TestPipeline(runner=IN_PROCESS) as pipeline:
+        days = (
+            pipeline
+            | beam.Create(groups).with_output_types(tuple[int, pa.RecordBatch])
+            | Clean(AIR_QUALITY)
+            | beam.MapTuple(lambda start, batch: (start, repr(batch.to_pylist())))
+        )
+        assert_that(days, equal_to(expected))
 
 
 @uci_file

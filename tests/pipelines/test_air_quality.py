@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from pipelines.air_quality import main
+from schemas.air_quality import AIR_QUALITY, MEASURED, POLLUTANTS
+
+UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
+uci_file = pytest.mark.skipif(not UCI.exists(), reason="needs the UCI file: ../shared/data/AirQualityUCI.csv")
+
+
+def table(folder: Path) -> pd.DataFrame:
+    files = sorted(folder.rglob("*.parquet"))
+    return pd.concat([pyarrow.parquet.read_table(file, partitioning=None).to_pandas() for file in files])
+
+
+def written(file: Path) -> pd.DataFrame:
+    """The file as pandas reads it, under the feed's names, times first."""
+    raw = pd.read_csv(file, sep=";", decimal=",").dropna(how="all", axis=0).dropna(how="all", axis=1)
+    time = pd.to_datetime(raw["Date"] + " " + raw["Time"], format="%d/%m/%Y %H.%M.%S", utc=True)
+    names = {field.column: field.name for field in MEASURED}
+    return raw[list(names)].rename(columns=names).assign(timestamp=time).set_index("timestamp")
+
+
+@uci_file
+def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
+    assert main([f"--input={UCI}", f"--output={tmp_path}"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["read"], summary["accepted"], summary["blank_lines"]) == (9357, 9326, 114)
+    assert (summary["dead_letters"], summary["duplicates"]) == ({"nothing_usable": 31}, 0)
+    assert (summary["balanced"], summary["unknown_columns"]) == (True, [])
+
+    expected = written(UCI)
+    for field in MEASURED:
+        column = expected[field.name]
+        expected[field.name] = column.where(column.between(field.minimum or 0, field.maximum or 0))
+    expected = expected.dropna(how="all")
+    accepted = table(tmp_path / "raw").set_index("timestamp").sort_index()
+    names = [field.name for field in MEASURED]
+    pd.testing.assert_frame_equal(
+        accepted[names], expected[names].astype(float), check_freq=False, check_index_type=False
+    )
+    assert accepted["nulled"].map(len).sum() == 78
+
+    daily = expected[list(POLLUTANTS)].resample("D")
+    aggregates = table(tmp_path / "processed" / "aggregates").set_index("window_start").sort_index()
+    assert aggregates["message_count"].tolist() == [size for size in daily.size() if size]
+    for name in POLLUTANTS:
+        means = daily[name].mean()[daily.size() > 0]
+        pd.testing.assert_series_equal(
+            aggregates[f"avg_{name}"], means, check_names=False, check_freq=False, check_index_type=False
+        )
+
+
+@uci_file
+def test_a_second_run_writes_the_same(tmp_path: Path) -> None:
+    contents = []
+    for _ in range(2):
+        assert main([f"--input={UCI}", f"--output={tmp_path}"]) == 0
+        files = sorted(path for path in (tmp_path / "raw").rglob("*.parquet"))
+        contents.append([(path, path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]
+
+
+def test_an_undated_row_is_a_dead_letter_with_its_bytes(tmp_path: Path) -> None:
+    header = ";".join(["Date", "Time", *(str(field.column) for field in MEASURED), "", ""])
+    values = ";".join(["1,5"] * len(MEASURED))
+    rows = [f"10/03/2004;18.00.00;{values};;", f"31/02/2004;18.00.00;{values};;", ";" * 16]
+    (tmp_path / "a.csv").write_text("\r\n".join([header, *rows, ""]))
+    assert main([f"--input={tmp_path}/a.csv", f"--output={tmp_path}/out"]) == 0
+    (letter,) = table(tmp_path / "out" / "dead_letters").to_dict("records")
+    assert (letter["reason"], letter["value"], letter["position"]) == ("undated", rows[1].encode(), 2)
+    assert AIR_QUALITY.name == letter["feed"]
