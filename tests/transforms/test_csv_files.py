@@ -121,6 +121,14 @@ def test_a_quoted_field_may_span_as_many_lines_as_a_record_may_have(lines: int, 
     assert (len(found) == 2) == (lines <= MAXIMUM_RECORD_LINES)
 
 
+@pytest.mark.parametrize("lines", [MAXIMUM_RECORD_LINES - 1, MAXIMUM_RECORD_LINES])
+def test_lines_wait_for_a_closing_quote_as_long_as_one_may_come(lines: int) -> None:
+    text = b'a,1\n"' + b"x\n" * lines
+    records = find_records(text, 2, at_end=False)
+    assert records.end == slow_records(text, 2, at_end=False)[1]
+    assert records.end == (len(b"a,1\n") if lines < MAXIMUM_RECORD_LINES else len(text))
+
+
 def test_an_unclosed_quote_spoils_its_own_line_only() -> None:
     text = b'a,1\nb,"2\nc,3\n"d",4\n"e\nf",5\ng,6\n'
     records = find_records(text, 2)
