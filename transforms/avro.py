@@ -30,7 +30,7 @@ from transforms.dead_letters import Failure, to_dead_letters
 from transforms.messages import from_messages
 from transforms.schema_registry import SchemaRegistry
 
-HEADER_BYTES = 5
+HEADER_BYTES, MAXIMUM_BYTES = 5, 2**31 - 1
 QUICK_TYPES = {"boolean", "int", "long", "float", "double", "string"}
 TIMESTAMPS = frozenset({"timestamp-millis", "timestamp-micros"})
 PIECE_ROWS = 1000
@@ -90,15 +90,18 @@ def decode_avro(
             which[rows] = len(failures)
             failures.append(unfit)
             continue
-        values = records["value"].take(pa.array(rows)).to_pylist()
-        payloads = pa.array([value[HEADER_BYTES:] for value in values], pa.binary())
+        values = records["value"] if len(rows) == len(ids) else records["value"].take(pa.array(rows))
+        payloads = pc.binary_slice(values, HEADER_BYTES, MAXIMUM_BYTES)
         read, which[rows] = _read(payloads, _writer(json.dumps(schema)), feed)
         messages.append(read)
         rows_read.append(rows[which[rows] == READ])
     order = np.concatenate(rows_read)
-    columns = from_messages(pa.concat_batches(messages).take(pa.array(np.argsort(order))), feed)
-    readings = _to_readings(columns, records.take(pa.array(np.sort(order))), feed)
+    in_order = pa.concat_batches(messages)
+    if (np.diff(order) < 0).any():
+        in_order = in_order.take(pa.array(np.argsort(order)))
     failed = np.flatnonzero(which != READ)
+    sound = records.filter(pa.array(which == READ)) if len(failed) else records
+    readings = _to_readings(from_messages(in_order, feed), sound, feed)
     return readings, to_dead_letters(
         records.take(pa.array(failed)), failures, which[failed], feed, "decode", now
     )

@@ -26,8 +26,9 @@ def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
     `now` is microseconds since the epoch.
     """
     broken = readings["broken"].to_numpy().copy()
+    columns = {field.name: _values(readings, field) for field in feed.fields}
     for rule in feed.rules:
-        rows = _breaking(rule, _values(readings, rule.field), broken, feed, now)
+        rows = _breaking(rule, columns[rule.field.name], broken, feed, now)
         if rows is not None and rows.any():
             broken[rows] |= feed.bit(rule.field.name, rule.kind)
     if feed.any_of and not feed.raw:
