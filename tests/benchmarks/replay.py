@@ -1,0 +1,178 @@
+"""`python -m tests.benchmarks.replay`: the replay client beside a plain loop, to a broker started here.
+
+The loop is csv.DictReader, json.dumps and Producer.produce with a delivery callback for each message, to the
+same topic with the same settings of the producer. It has it easier: no validation, no identifiers, no
+nesting, no dead letters. Times are of whole processes, start-up included; memory is the process's peak; CPU
+time is of the client alone, without the broker. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from pipelines.sample.traffic import write_sample
+from runners.local import KafkaBroker
+
+# A Go producer of the detections feed, measured once on a machine like this: the faster of its runs.
+GO_MESSAGES_PER_SECOND = 132_000
+
+PLAIN_LOOP = """
+import csv, json, sys
+from confluent_kafka import Producer
+path, servers, topic, key, numbers = sys.argv[1:]
+numbers = set(numbers.split(","))
+acked = 0
+def report(error, message):
+    global acked
+    acked += error is None
+producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all", "linger.ms": 20,
+                     "compression.type": "snappy"})
+sent = 0
+with open(path) as file:
+    for row in csv.DictReader(file):
+        message = {name: float(value) if name in numbers else value for name, value in row.items()}
+        while True:
+            try:
+                producer.produce(topic, json.dumps(message), message.get(key, key), on_delivery=report)
+                break
+            except BufferError:
+                producer.poll(0.01)
+        producer.poll(0)
+        sent += 1
+producer.flush()
+assert acked == sent, (acked, sent)
+"""
+
+
+# A process's peak memory counts that of its parent when it began: so the parent is a small one.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
+class Run(NamedTuple):
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def measure(command: list[str]) -> Run:
+    """What the command took, run to its end; CalledProcessError when it fails."""
+    launched = [sys.executable, "-c", LAUNCHER, *command]
+    return Run(*json.loads(subprocess.run(launched, check=True, capture_output=True).stdout))
+
+
+def traffic(folder: Path, rows: int) -> Path:
+    """A file of so many simulated readings of traffic, of all columns."""
+    write_sample(str(folder), days=-(-rows // (207 * 2880)), faults_of_each_kind=0)
+    path = folder / "readings.csv"
+    with (folder / "traffic.csv").open("rb") as source, path.open("wb") as target:
+        target.writelines(itertools.islice(source, rows + 1))
+    (folder / "traffic.csv").unlink()
+    return path
+
+
+def detections(folder: Path, rows: int) -> Path:
+    """A file of so many simulated detections, of the columns that every such file has."""
+    random = np.random.default_rng(1)
+    table = pa.table(
+        {
+            "frame_number": np.arange(rows) // 3,
+            "timestamp_sec": np.round(np.arange(rows) // 3 / 30, 3),
+            "u": np.round(random.uniform(0, 1920, rows), 2),
+            "v": np.round(random.uniform(0, 1080, rows), 2),
+            "confidence": np.round(random.uniform(0.3, 1, rows), 3),
+            "class_name": np.array(["stop", "yield", "speed_limit_50"])[random.integers(0, 3, rows)],
+            "vehicle_lat": np.round(np.linspace(52, 52.5, rows), 6),
+            "vehicle_lon": np.round(np.linspace(4.3, 4.9, rows), 6),
+            "heading": np.round(random.uniform(0, 360, rows), 1),
+        }
+    )
+    path = folder / "detections.csv"
+    pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(quoting_style="needed"))
+    return path
+
+
+def compare(broker: KafkaBroker, feed: str, path: Path, rows: int, runs: int) -> dict[str, object]:
+    """Runs the client, its dry run and the plain loop in turn, `runs` times; the figures are medians."""
+    print(f"\n{feed}: {rows:,} simulated rows, {path.stat().st_size / 1e6:,.0f} MB; median of {runs}")
+    numbers = {
+        "traffic": "speed_mph,volume_vph,occupancy_percent,latitude,longitude,lane_count",
+        "detections": "frame_number,timestamp_sec,u,v,confidence,vehicle_lat,vehicle_lon,heading",
+    }
+    replay = [sys.executable, "-m", "pipelines.replay", feed, "--input", str(path)]
+    key = {"traffic": "sensor_id", "detections": "vehicle"}[feed]
+    measured: dict[str, list[Run]] = {}
+    for run in range(runs):
+        topic = f"{feed}-{run}"
+        broker.create_topic(topic, 5)
+        to = [broker.bootstrap_servers, topic]
+        commands = {
+            "replay": [*replay, "--bootstrap_servers", to[0], "--topic", to[1]],
+            "dry run": [*replay, "--dry_run"],
+            "plain loop": [sys.executable, "-c", PLAIN_LOOP, str(path), *to, key, numbers[feed]],
+        }
+        for name, command in commands.items():
+            measured.setdefault(name, []).append(measure(command))
+        broker.delete_topic(topic)
+    return {"rows": rows, **table(measured, rows)}
+
+
+def table(measured: Mapping[str, list[Run]], rows: int) -> dict[str, object]:
+    figures: dict[str, object] = {}
+    for name, runs in measured.items():
+        median = Run(*(statistics.median(column) for column in zip(*runs, strict=True)))
+        print(
+            f"  {name:10} {median.seconds:7.2f} s {rows / median.seconds:12,.0f} rows/s"
+            f" {median.cpu_seconds / rows * 1e6:6.2f} us CPU/row {median.megabytes:6,.0f} MB"
+        )
+        figures[name] = {
+            "seconds": round(median.seconds, 2),
+            "rows_per_second": round(rows / median.seconds),
+            "cpu_microseconds_per_row": round(median.cpu_seconds / rows * 1e6, 2),
+            "megabytes": round(median.megabytes),
+        }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}"
+    print(machine)
+    figures: dict[str, object] = {"machine": machine}
+    with tempfile.TemporaryDirectory() as name, KafkaBroker(Path(name) / "kafka") as broker:
+        folder = Path(name)
+        for feed, make in (("traffic", traffic), ("detections", detections)):
+            path = make(folder, options.rows)
+            figures[feed] = compare(broker, feed, path, options.rows, options.runs)
+            path.unlink()
+    sent = figures["detections"]["replay"]["rows_per_second"]  # type: ignore[index]
+    ratio = round(sent / GO_MESSAGES_PER_SECOND, 2)
+    print(f"\ndetections against a Go producer at {GO_MESSAGES_PER_SECOND:,} messages/s: {ratio} times")
+    print(json.dumps({**figures, "times_the_go_producer": ratio}))
+
+
+if __name__ == "__main__":
+    main()
