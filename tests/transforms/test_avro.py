@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -17,17 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.local import SchemaRegistry as LocalSchemaRegistry
+from schemas.air_quality import AIR_QUALITY
 from schemas.avro import Schema, avro_schema
-from schemas.feed import Feed, Field
+from schemas.feed import NULLED, Feed, Field
 from schemas.feeds import FEEDS
 from schemas.record import RECORD
 from schemas.traffic import TRAFFIC
 from tests.readings import plain, readings
 from transforms.avro import decode_avro, encode_avro
+from transforms.csv_files import find_blocks, read_block
+from transforms.decode import decode_csv
 from transforms.errors import UserError
 from transforms.messages import from_messages, to_messages
 from transforms.schema_registry import SchemaRegistry
+from transforms.validate import validate
 
+UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
+uci_file = pytest.mark.skipif(not UCI.exists(), reason="needs the UCI file: ../shared/data/AirQualityUCI.csv")
 patient = settings(deadline=None)
 NOW = 1_330_581_600_000_000
 SCHEMA_ID = 7
@@ -220,6 +227,23 @@ def test_a_type_that_changed_is_named_in_the_dead_letter() -> None:
     ]
 
 
+@uci_file
+def test_the_raw_topic_holds_the_uci_file_as_it_is() -> None:
+    for block in find_blocks(str(UCI), AIR_QUALITY):
+        for batch, _ in read_block(block):
+            readings, _ = decode_csv(batch, AIR_QUALITY)
+            raw, refused = validate(readings, AIR_QUALITY.as_raw)
+            assert refused.num_rows == 0
+            values = encode_avro(to_messages(raw, AIR_QUALITY.as_raw), avro_schema(AIR_QUALITY), SCHEMA_ID)
+            received, failures = decode_avro(
+                records(values.to_pylist()), AIR_QUALITY, {SCHEMA_ID: avro_schema(AIR_QUALITY)}.get
+            )
+            assert failures.num_rows == 0
+            names = [field.name for field in AIR_QUALITY.fields] + [NULLED.name]
+            direct, through = (validate(each, AIR_QUALITY)[0] for each in (readings, received))
+            assert direct.select(names).equals(through.select(names))
+
+
 # With a real schema registry
 
 
@@ -283,6 +307,8 @@ def test_an_incompatible_change_is_refused_and_the_field_named(
         registry.register(topic, avro_schema(changed))
     assert named in str(refused.value)
     assert f"{topic}-value" in str(refused.value)
+    level = requests.get(f"{registry.url}/config/{topic}-value", timeout=10).json()
+    assert level == {"compatibilityLevel": "BACKWARD"}
     by_itself = requests.post(
         f"{registry.url}/subjects/{topic}-value/versions",
         json={"schema": json.dumps(avro_schema(changed))},

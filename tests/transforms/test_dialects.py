@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from schemas.air_quality import AIR_QUALITY, MEASURED
 from schemas.detections import DETECTIONS
-from schemas.feed import Elapsed, Feed
+from schemas.feed import Feed
 from tests.readings import plain
 from transforms.csv_files import find_blocks, find_records, read_block, to_record_batch
 from transforms.decode import decode_csv
@@ -321,11 +321,6 @@ def test_tolerance_changes_nothing_but_what_it_says(data: st.DataObject) -> None
             assert accepted["nulled"].to_pylist() == struck["rules"].to_pylist()
         else:
             assert Counter(refused["rules"].to_pylist()[0]) == Counter(struck["rules"].to_pylist()[0])
-
-
-def test_made_of_fields_that_are_no_fields_is_refused() -> None:
-    with pytest.raises(ValueError, match="nowhere"):
-        DETECTIONS.with_field("timestamp", made_of=Elapsed("nowhere", "timestamp_sec"))
 
 
 # The real file
