@@ -199,7 +199,7 @@ numbers = st.one_of(
     st.sampled_from(
         ["1330560000000", "1330560000000.0", "1330560000000.5", "253402300799999", "253402300800000"]
     ),
-    st.sampled_from(["-62167219200000", "-62167219200001"]),
+    st.sampled_from(["-62167219200000", "-62167219200001", "9" * 309, "-" + "9" * 309]),
     st.sampled_from(["1" + "0" * zeros for zeros in (298, 299, 300, 308, 309, 400, 4300, 5000)]),
     st.sampled_from(
         ["NaN", "Infinity", "-Infinity", "nan", "inf", "True", "01", "1.", ".5", "+1", "-", "1e", "0x10"]
@@ -508,6 +508,7 @@ def test_a_message_may_be_as_deep_as_is_said_whatever_the_stack() -> None:
     deepest = SOUND[:-1] + b',"x":' + b"[" * (MAXIMUM_DEPTH - 1) + b"]" * (MAXIMUM_DEPTH - 1) + b"}"
     assert from_below(400, deepest) == from_below(0, deepest) == 1
     assert from_below(0, deepest.replace(b"[]", b"[[]]")) == 0
+    assert from_below(650, b'{"x":' + b"[" * (2 * MAXIMUM_DEPTH - 5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -570,6 +571,24 @@ def test_a_value_of_a_wrong_type_breaks_the_rule_of_its_field(field: Field, kind
     for row in rows:
         assert row["rules"] == ([] if fits(kind, field.type) else [f"{field.name}_unparsable"])
         assert (row[field.name] is not None) == fits(kind, field.type)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.sampled_from(TRAFFIC.fields).flatmap(lambda field: st.tuples(st.just(field), fitting(field))))
+@example((TRAFFIC.field("timestamp"), "-62167219200000"))
+@example((TRAFFIC.field("lane_count"), "-2147483648"))
+@example((TRAFFIC.field("speed_mph"), "9" * 309))
+def test_a_wrong_value_changes_nothing_in_the_others(member: tuple[Field, str]) -> None:
+    field, text = member
+    sound = with_member(field.name, text)
+    batch = records([sound, sound[:-1] + b',"coordinates":1}'])
+    decoded, failures = decode_json(batch, TRAFFIC)
+    assert failures.num_rows in (0, 2)
+    if decoded.num_rows:
+        alone, beside = rows_of(decoded, TRAFFIC)
+        wrong = ["latitude_unparsable", "longitude_unparsable"]
+        assert set(beside["rules"]) == {*alone["rules"], *wrong}
+        assert repr([beside[f.name] for f in TRAFFIC.fields]) == repr([alone[f.name] for f in TRAFFIC.fields])
 
 
 def test_a_message_with_several_wrong_values_is_one_dead_letter_that_names_them_all() -> None:
@@ -659,6 +678,7 @@ def test_a_wrong_value_breaks_its_rule_also_where_the_other_place_has_a_right_on
         ("-1e400", "-inf"),
         ("1" + "0" * 400, "inf"),
         ("-1" + "0" * 5000, "-inf"),
+        ("9" * 309, "inf"),
         ("1e-400", "0.0"),
         ("9007199254740993", "9007199254740992.0"),
     ],
