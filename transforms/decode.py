@@ -24,7 +24,7 @@ import pyarrow.csv
 
 from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, CsvDialect, DateAndTime, Elapsed, Feed, Field
 from transforms import counters
-from transforms.casts import LIKE_A_DATE, NAIVE, cast_or_null, rows_where, to_timestamps, to_utc
+from transforms.casts import LIKE_A_DATE, NAIVE, cast_or_null, is_utf8, rows_where, to_timestamps, to_utc
 from transforms.csv_files import NEWLINE, QUOTE, RETURN
 from transforms.dead_letters import Failure, to_dead_letters
 
@@ -100,8 +100,8 @@ def _structural_failures(values: pa.BinaryArray, delimiter: str) -> np.ndarray |
         fail(_rows_with_an_open_quote(text, array, offsets, delimiter), UNCLOSED_QUOTE)
     if not text.isascii():
         beyond_ascii = np.unique(np.searchsorted(ends, np.flatnonzero(array >= 0x80), "right"))
-        if not _is_utf8(text):
-            bad = [row for row in beyond_ascii if not _is_utf8(text[starts[row] : ends[row]])]
+        if not is_utf8(text):
+            bad = [row for row in beyond_ascii if not is_utf8(text[starts[row] : ends[row]])]
             fail(np.array(bad, np.int64), NOT_UTF8)
     return failed
 
@@ -141,14 +141,6 @@ def _text(values: pa.BinaryArray) -> tuple[bytes, np.ndarray]:
     if not len(values):
         return b"", np.zeros(1, np.int32)
     return values.buffers()[2][offsets[0] : offsets[-1]].to_pybytes(), offsets - offsets[0]
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _parse(values: pa.BinaryArray, columns: Sequence[str], feed: Feed) -> tuple[pa.Table, list[int]]:
