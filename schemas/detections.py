@@ -24,9 +24,17 @@ DETECTIONS = Feed(
     event_time="timestamp",
     identifier="detection_id",
     ingestion_time="ingested_at",
+    distinct=("detection_id",),
     fields=(
-        Field("vehicle_id", TEXT, "The vehicle.", required=True, pattern=NAME),
-        Field("session_id", TEXT, "The drive, or the run of the detector.", required=True, pattern=NAME),
+        Field("vehicle_id", TEXT, "The vehicle.", required=True, pattern=NAME, option="vehicle"),
+        Field(
+            "session_id",
+            TEXT,
+            "The drive, or the run of the detector.",
+            required=True,
+            pattern=NAME,
+            option="session",
+        ),
         Field(
             "timestamp",
             TIMESTAMP,
@@ -67,7 +75,7 @@ DETECTIONS = Feed(
             maximum=360,
         ),
         Field("video_name", TEXT, "The video."),
-        Field("recording_timestamp", TIMESTAMP, "When the recording began."),
+        Field("recording_timestamp", TIMESTAMP, "When the recording began.", option="session_start"),
         # a box may reach beyond the frame
         _pixels("bbox_x1", "Left edge of the sign."),
         _pixels("bbox_y1", "Upper edge of the sign."),

@@ -55,7 +55,8 @@ class Field:
     "no reading". In a message the field stands inside the object named `group`, when it has one.
 
     In a file the field is the column of that name, or `column`, or made of others as `made_of` says. A file
-    without it gives each of its rows the `default`. `missing_value` is a number that stands for no value.
+    without it gives each of its rows the `default`, which the command line's `option` sets. `missing_value`
+    is a number that stands for no value.
 
     A reading that breaks a rule is refused. Not so where `tolerated`: there the value becomes null, and the
     reading goes on. `reason`, when given, is what dead letters say of a reading in which it cannot be read.
@@ -80,6 +81,7 @@ class Field:
     missing_value: float | None = None
     tolerated: bool = False
     reason: str | None = None
+    option: str | None = None
 
     def __post_init__(self) -> None:
         if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
@@ -172,8 +174,10 @@ class Feed:
     """A feed of readings: its columns, what identifies a reading, and what is aggregated per window.
 
     `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
-    reading in its window; readings that agree in both are duplicates of each other. A message whose
-    `identifier` field is null gets a UUID there, and the time of sending in its `ingestion_time` field.
+    reading in its window; readings that agree in both, and in the fields of `distinct`, are duplicates of
+    each other. A message whose `identifier` field is null gets a UUID there, and the time of sending in its
+    `ingestion_time` field; an accepted reading gets the former already when it is one of `distinct`,
+    unless it is raw.
     `raw` readings keep the values that a tolerated field would lose, and those that stand for no value;
     the others are refused without a value in `any_of` these fields, when it names some.
 
@@ -191,6 +195,7 @@ class Feed:
     window_seconds: int = 300
     identifier: str | None = None
     ingestion_time: str | None = None
+    distinct: tuple[str, ...] = ()
     dialect: CsvDialect = RFC_4180
     any_of: tuple[str, ...] = ()
     raw: bool = False
@@ -198,7 +203,8 @@ class Feed:
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
         named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
-        named |= {name for name in (self.identifier, self.ingestion_time, *self.any_of) if name}
+        named |= {name for name in (self.identifier, self.ingestion_time) if name}
+        named |= {*self.distinct, *self.any_of}
         made_of = [field.made_of for field in self.fields if isinstance(field.made_of, Elapsed)]
         named |= {name for each in made_of for name in (each.start, each.seconds)}
         if missing := named - set(names):

@@ -27,9 +27,8 @@ def to_messages(readings: pa.RecordBatch, feed: Feed, now: int | None = None) ->
     this moment unless given.
     """
     columns = {field.name: _plain(readings[field.name]) for field in feed.fields}
-    if feed.identifier and columns[feed.identifier].null_count:
-        identifiers = identify(readings["source"], readings["partition"], readings["position"])
-        columns[feed.identifier] = pc.coalesce(columns[feed.identifier], identifiers)
+    if feed.identifier:
+        columns[feed.identifier] = with_identifiers(columns[feed.identifier], readings)
     if feed.ingestion_time:
         micros = time.time_ns() // 1000 if now is None else now
         columns[feed.ingestion_time] = columns[feed.ingestion_time].fill_null(pa.scalar(micros, TIMESTAMP))
@@ -63,6 +62,13 @@ def _nest(columns: dict[str, pa.Array], group: pa.Field) -> pa.StructArray:
     for member in members[1:]:
         absent = pc.and_(absent, member.is_null())
     return pa.StructArray.from_arrays(members, fields=list(group.type), mask=absent)
+
+
+def with_identifiers(column: pa.StringArray, readings: pa.RecordBatch) -> pa.StringArray:
+    """The column with a UUID for each null, of where that reading came from; see `identify`."""
+    if not column.null_count:
+        return column
+    return pc.coalesce(column, identify(readings["source"], readings["partition"], readings["position"]))
 
 
 def identify(source: pa.DictionaryArray, partition: pa.Array, position: pa.Array) -> pa.StringArray:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from schemas.feed import NULLED, TIMESTAMP, Feed, Field, Rule
 from transforms import counters
 from transforms.dead_letters import Failure, to_dead_letters
+from transforms.messages import with_identifiers
 from transforms.progress import progress
 
 YEAR_1, YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
@@ -138,6 +139,8 @@ def _to_readings(accepted: pa.RecordBatch, broken: np.ndarray, feed: Feed) -> pa
             if field.tolerated and broken.any():
                 mask = broken & _bits_of(feed, field.name) != 0
                 columns[field.name] = _without(columns[field.name], pa.array(mask))
+    if feed.identifier in feed.distinct and not feed.raw:
+        columns[feed.identifier] = with_identifiers(columns[feed.identifier], accepted)
     if NULLED.name in feed.reading_schema.names:
         masks, which = np.unique(broken, return_inverse=True)
         names = pa.array([_failure(int(mask), feed).rules for mask in masks], NULLED.type)

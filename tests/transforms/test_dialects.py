@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import uuid
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -321,6 +322,13 @@ def test_tolerance_changes_nothing_but_what_it_says(data: st.DataObject) -> None
             assert accepted["nulled"].to_pylist() == struck["rules"].to_pylist()
         else:
             assert Counter(refused["rules"].to_pylist()[0]) == Counter(struck["rules"].to_pylist()[0])
+
+
+def test_a_detection_has_an_identifier_before_duplicates_are_looked_for_but_not_raw() -> None:
+    readings, _ = decode(drive() + drive(), TIMED_DRIVE)
+    first, second = validate(readings, TIMED_DRIVE)[0]["detection_id"].to_pylist()
+    assert uuid.UUID(first) != uuid.UUID(second)
+    assert validate(readings, TIMED_DRIVE.as_raw)[0]["detection_id"].to_pylist() == [None, None]
 
 
 # The real file
