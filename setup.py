@@ -26,7 +26,7 @@ TEST = [
 setup(
     name="sensor-feeds",
     version="0.1.0",
-    description="An Apache Beam job for sensor feeds: validated, windowed, aggregated, every reading accounted for",
+    description="An Apache Beam job for sensor feeds: validated, windowed, every reading accounted for",
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["pipelines*", "transforms*", "schemas*", "runners*"]),

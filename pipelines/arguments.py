@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -73,7 +74,12 @@ class Arguments:
 
     @property
     def run(self) -> str:
-        return digest(self.inputs or self.topics)
+        return digest(self.sources)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What the column `source` of a reading may name."""
+        return self.inputs or self.topics
 
     @property
     def streaming(self) -> bool:
@@ -233,8 +239,8 @@ def _max_future(options: argparse.Namespace) -> int | None:
 def _add_kafka(parser: argparse.ArgumentParser) -> None:
     kafka = parser.add_argument_group(
         "Kafka",
-        "With --topic, DirectRunner reads the topics up to their present ends and stops;\nFlinkRunner goes on "
-        "without end, and writes files that grow.",
+        "With --topic, DirectRunner reads the topics up to their present ends and stops;\nFlinkRunner goes "
+        "on without end, and writes files that grow.",
     )
     kafka.add_argument(
         "--topic", nargs="+", default=[], metavar="TOPIC", help="topics to read, instead of files"
@@ -357,7 +363,10 @@ def _bounds(text: str) -> tuple[str, float | None, float | None]:
     try:
         if not (equals and colon):
             raise ValueError
-        return name, float(low) if low else None, float(high) if high else None
+        minimum, maximum = (float(side) if side else None for side in (low, high))
+        if any(side is not None and math.isnan(side) for side in (minimum, maximum)):
+            raise ValueError
+        return name, minimum, maximum
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form speed_mph=0:120") from None
 

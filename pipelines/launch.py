@@ -21,7 +21,8 @@ from transforms import counters
 from transforms.accounts import SUMMARY
 from transforms.csv_files import CODECS
 from transforms.errors import UserError
-from transforms.files import delete, publish, read_json
+from transforms.files import files_below, publish, read_json
+from transforms.parquet import digest
 
 USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
 WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
@@ -46,15 +47,13 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
 
 
 def _batch(arguments: Arguments) -> int:
-    path = FileSystems.join(arguments.output, SUMMARY)
-    earlier = read_json(path) if FileSystems.exists(path) else None
     pipeline = _pipeline(arguments)
     build_batch(pipeline, arguments)
     with shown(_input_bytes(arguments.inputs)):
         result = pipeline.run()
         result.wait_until_finish()
-    summary = read_json(path)
-    _delete_stale_files(arguments.output, earlier, summary)
+    summary = read_json(FileSystems.join(arguments.output, SUMMARY))
+    _delete_stale_files(arguments, summary["output_files"])
     for line in closing_lines(arguments.output, summary):
         print(line)
     if not summary["balanced"]:
@@ -117,10 +116,14 @@ def _input_bytes(paths: tuple[str, ...]) -> int | None:
     return sum(file.size_in_bytes for match in FileSystems.match(list(paths)) for file in match.metadata_list)
 
 
-def _delete_stale_files(output: str, earlier: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> None:
-    """Deletes what an earlier run over the same inputs wrote and this one did not: its rows are gone."""
-    if earlier and earlier["inputs"] == summary["inputs"]:
-        delete(output, set(earlier["output_files"]) - set(summary["output_files"]))
+def _delete_stale_files(arguments: Arguments, written: Sequence[str]) -> None:
+    """Deletes what an earlier run over the same inputs, whole or killed, wrote and this one did not."""
+    feed, output = arguments.feed.name, arguments.output
+    by_day = f"year=*/month=*/day=*/{feed}-*-{arguments.run}.parquet"
+    patterns = [f"raw/{by_day}", f"processed/aggregates/{by_day}"]
+    patterns += [f"dead_letters/{feed}-{digest([source])}-*.parquet" for source in arguments.sources]
+    present = set().union(*(files_below(output, pattern) for pattern in patterns))
+    FileSystems.delete(sorted(present - {FileSystems.join(output, *path.split("/")) for path in written}))
 
 
 def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:

@@ -43,7 +43,10 @@ def concatenate(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     if len(batches) == 1:
         return batches[0]
     table = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks()
-    return table.to_batches()[0] if table.num_rows else batches[0]
+    if not table.num_rows:
+        return batches[0]
+    (whole,) = table.to_batches()
+    return whole
 
 
 def with_small_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -26,6 +26,7 @@ from transforms.progress import progress
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 BATCH_BYTES = 4 << 20
 BLOCK_BYTES = 32 << 20
+MAXIMUM_RECORD_BYTES = 64 << 20
 MAXIMUM_RECORD_LINES = 50
 MAXIMUM_HEADER_BYTES = 100_000
 
@@ -250,6 +251,8 @@ def _texts(
         if end:
             yield text[:end], records
         rest = text[end:]
+        if len(rest) > MAXIMUM_RECORD_BYTES:
+            raise UserError(f"{path}: has no line break in {MAXIMUM_RECORD_BYTES:,} bytes: is it a CSV file?")
         if not chunk:
             return
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -62,7 +63,8 @@ def read_json(path: str) -> dict[str, Any]:
         return json.loads(file.read())
 
 
-def delete(root: str, paths: set[str]) -> None:
-    """Deletes those of the paths below the root that are still there."""
-    full = [FileSystems.join(root, *path.split(posixpath.sep)) for path in sorted(paths)]
-    FileSystems.delete([path for path in full if FileSystems.exists(path)])
+def files_below(root: str, pattern: str) -> set[str]:
+    """The files below the root whose path there matches the glob, whatever characters the root has."""
+    literal_root = re.sub(r"([*?[])", r"[\1]", root)
+    (match,) = FileSystems.match([FileSystems.join(literal_root, *pattern.split(posixpath.sep))])
+    return {file.path for file in match.metadata_list}

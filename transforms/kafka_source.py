@@ -140,12 +140,12 @@ def to_records(messages: Sequence[Message], topic: str, number: int) -> pa.Recor
     )
 
 
-def consume(consumer: Consumer, seconds: float) -> tuple[list[Message], bool]:
-    """(messages of the one partition assigned, whether its end was reached).
+def consume(consumer: Consumer, seconds: float, most: int = MESSAGES) -> tuple[list[Message], bool]:
+    """(messages of the one partition assigned, whether its end was reached), after so many or so long.
 
     UserError when the broker refuses, or no longer has the offset that comes next: those messages are lost.
     """
-    messages = consumer.consume(MESSAGES, seconds)
+    messages = consumer.consume(most, seconds)
     at_end = False
     if any(message.error() for message in messages):
         for message in messages:
@@ -279,6 +279,7 @@ class _ReadForever(beam.DoFn):
     def __init__(self, source: ReadForever) -> None:
         self.source = source
         self.readers: dict[tuple[str, int], _Reader] = {}
+        self.peeking: Consumer | None = None
 
     @beam.DoFn.unbounded_per_element()
     def process(
@@ -372,15 +373,14 @@ class _ReadForever(beam.DoFn):
 
     def _newest_read(self, place: TopicPartition) -> int | None:
         """The event time of the message at that place; None when it is none of a reading."""
-        consumer = connect(self.source.configuration)
-        try:
-            consumer.assign([place])
-            messages, _ = consume(consumer, BROKER_SECONDS)
-        finally:
-            consumer.close()
+        if self.peeking is None:
+            self.peeking = connect(self.source.configuration)
+        self.peeking.assign([place])
+        messages, _ = consume(self.peeking, BROKER_SECONDS, 1)
+        self.peeking.unassign()
         if not messages:
             return None
-        records = to_records(messages[:1], place.topic, place.partition)
+        records = to_records(messages, place.topic, place.partition)
         readings, _ = self.source.decode(records, time.time_ns() // 1000)
         return int(_times(readings, self.source.feed).max()) if readings.num_rows else None
 
@@ -388,6 +388,8 @@ class _ReadForever(beam.DoFn):
         for reader in self.readers.values():
             reader.consumer.close()
         self.readers.clear()
+        if self.peeking is not None:
+            self.peeking.close()
 
 
 def _times(readings: pa.RecordBatch, feed: Feed) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from transforms.accounts import Accounts
 from transforms.errors import UserError
-from transforms.files import publish
+from transforms.files import files_below, publish
 
 ROW_GROUP_ROWS = 20_000
 DAY_MICROS = 86_400_000_000
@@ -98,13 +97,11 @@ class DailyFiles:
             yield path, publish(FileSystems.join(self.root, *path.split("/")), to_parquet(rows))
 
     def _refuse_files_of_others(self, folder: str) -> None:
-        root = re.sub(r"([*?[])", r"[\1]", self.root)
-        pattern = FileSystems.join(root, *folder.split("/"), f"{self.feed}-*.parquet")
-        (match,) = FileSystems.match([pattern])
-        others = [file.path for file in match.metadata_list if not file.path.endswith(f"-{self.run}.parquet")]
+        present = files_below(self.root, f"{folder}/{self.feed}-*.parquet")
+        others = {path for path in present if not path.endswith(f"-{self.run}.parquet")}
         if others:
             raise UserError(
-                f"{others[0]}: this day already holds the results of other inputs; give all files of "
+                f"{min(others)}: this day already holds the results of other inputs; give all files of "
                 "a day in one run, or choose another --output"
             )
 

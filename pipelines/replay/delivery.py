@@ -177,14 +177,14 @@ class Delivery:
             self._note_error(error.args[0])
 
     def _account(self) -> None:
-        now, acked = time.monotonic(), self._handed - self._failed - self.pending
+        pending = self.pending  # with what librdkafka wants to tell us besides: at times a few too many
+        acked = self._handed - self._failed - pending
         if acked > self.accounts.acked:
-            self._acked_at = now
+            self.accounts.acked, self._acked_at = acked, time.monotonic()
         for handover, failures in self._failures.items():
             self._bury_failed(handover.messages, failures)
         self._failures.clear()
-        self.accounts.pending = self.pending
-        self.accounts.acked = acked
+        self.accounts.pending = pending
 
     def _bury_failed(self, messages: pa.RecordBatch, failures: list[tuple[int, KafkaError]]) -> None:
         kinds = {error.code(): error for _, error in failures}

@@ -81,9 +81,7 @@ class Injector:
             return messages
         payloads = messages["payload"].filter(pa.array(which)).to_pylist()
         cut = [payload[: 1 + int(self._cuts.random() * (len(payload) - 1))] for payload in payloads]
-        replaced = pc.replace_with_mask(
-            messages["payload"], pa.array(which), pa.array(cut, pa.binary())
-        )
+        replaced = pc.replace_with_mask(messages["payload"], pa.array(which), pa.array(cut, pa.binary()))
         return _with_column(messages, "payload", replaced)
 
 

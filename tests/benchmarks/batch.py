@@ -32,64 +32,6 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 SENSORS, WEEK_SECONDS = 207, 7 * 86_400
 SHAPES = {300: "5-minute steps", 30: "30-second steps"}
 
-DUCKDB = """
-import duckdb, sys
-files, output = sys.argv[1:]
-columns = {"sensor_id": "varchar", "timestamp": "timestamp", "speed_mph": "double", "volume_vph": "double",
-           "occupancy_percent": "double", "latitude": "double", "longitude": "double", "road_name": "varchar",
-           "direction": "varchar", "lane_count": "smallint"}
-header = duckdb.sql(f"select * from read_csv('{files}', header=true, all_varchar=true) limit 0").columns
-types = {name: columns[name] for name in header}
-rules = {"volume_vph": "volume_vph between 0 and 20000", "occupancy_percent": "occupancy_percent between 0 and 100",
-         "latitude": "latitude between 33.7 and 34.5", "longitude": "longitude between -119 and -117"}
-where = " and ".join(f"({rules[name]} or {name} is null)" for name in header if name in rules)
-means = "".join(f", avg({name})" for name in header if name in ("volume_vph", "occupancy_percent"))
-by_day = "format parquet, compression zstd, partition_by (year, month, day)"
-con = duckdb.connect()
-con.sql("set timezone='UTC'")
-con.sql(f'''create temp table readings as
-    select * exclude (filename), filename as source
-    from read_csv('{files}', header=true, filename=true, columns={types})
-    where regexp_full_match(sensor_id, '[A-Za-z0-9_.:-]{{1,64}}') and isfinite(speed_mph)
-      and speed_mph between 0 and 120 and {where}
-    qualify row_number() over (partition by sensor_id, timestamp order by source) = 1''')
-con.sql(f'''copy (select *, year(timestamp) as year, month(timestamp) as month, day(timestamp) as day
-    from readings) to '{output}/raw' ({by_day})''')
-con.sql(f'''copy (select *, year(window_start) as year, month(window_start) as month, day(window_start) as day
-    from (select sensor_id, time_bucket(interval 300 second, timestamp) as window_start, avg(speed_mph){means},
-          var_pop(speed_mph), count(*), min(speed_mph), max(speed_mph), quantile_cont(speed_mph, 0.85)
-          from readings group by all)) to '{output}/aggregates' ({by_day})''')
-"""
-
-POLARS = """
-import glob, sys
-import polars as pl
-files, output = sys.argv[1:]
-types = {"sensor_id": pl.String, "timestamp": pl.Datetime("us"), "speed_mph": pl.Float64, "volume_vph": pl.Float64,
-         "occupancy_percent": pl.Float64, "latitude": pl.Float64, "longitude": pl.Float64, "road_name": pl.String,
-         "direction": pl.String, "lane_count": pl.Int16}
-header = pl.scan_csv(glob.glob(files)[0]).collect_schema().names()
-limits = {"speed_mph": (0, 120), "volume_vph": (0, 20000), "occupancy_percent": (0, 100), "latitude": (33.7, 34.5),
-          "longitude": (-119, -117)}
-rules = [pl.col("sensor_id").str.contains("^[A-Za-z0-9_.:-]{1,64}$"), pl.col("speed_mph").is_finite()]
-rules += [pl.col(name).is_between(*limits[name]) | pl.col(name).is_null() for name in header if name in limits]
-readings = (
-    pl.scan_csv(files, schema={name: types[name] for name in header}, include_file_paths="source")
-    .filter(*rules).unique(["sensor_id", "timestamp"], keep="first", maintain_order=True).collect()
-)
-def by_day(frame, time, folder):
-    day = pl.col(time).dt
-    frame = frame.with_columns(year=day.year(), month=day.month(), day=day.day())
-    frame.write_parquet(f"{output}/{folder}", compression="zstd", partition_by=["year", "month", "day"])
-by_day(readings, "timestamp", "raw")
-speed = pl.col("speed_mph")
-means = [pl.mean(name).alias("avg_" + name) for name in header if name in ("volume_vph", "occupancy_percent")]
-aggregates = readings.group_by("sensor_id", pl.col("timestamp").dt.truncate("5m").alias("window_start")).agg(
-    speed.mean().alias("avg"), speed.var(ddof=0).alias("var"), pl.len(), speed.min().alias("min"),
-    speed.max().alias("max"), speed.quantile(0.85, "linear").alias("p85"), *means)
-by_day(aggregates, "window_start", "aggregates")
-"""
-
 
 def make_files(folder: Path, weeks: float, step_seconds: int) -> tuple[str, int, str]:
     """(glob, rows, where the speeds are from): CSV files as many rows as `weeks` of 5-minute steps have."""
@@ -126,8 +68,8 @@ def measure(command: list[str]) -> tuple[float, float]:
 def commands(files: str, output: str) -> Iterator[tuple[str, list[str]]]:
     job = [sys.executable, "-m", "pipelines.traffic", "--input", files, "--output", output]
     yield "this job", job
-    yield "DuckDB", [sys.executable, "-c", DUCKDB, files, output]
-    yield "Polars", [sys.executable, "-c", POLARS, files, output]
+    yield "DuckDB", [sys.executable, "-m", "tests.benchmarks.batch_in_duckdb", files, output]
+    yield "Polars", [sys.executable, "-m", "tests.benchmarks.batch_in_polars", files, output]
 
 
 def compare(folder: Path, weeks: float, step_seconds: int, runs: int) -> dict[str, object]:
@@ -146,9 +88,8 @@ def compare(folder: Path, weeks: float, step_seconds: int, runs: int) -> dict[st
     for name, pairs in measured.items():
         seconds, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(mine / its for mine, (its, _) in zip(own, pairs, strict=True))
-        print(
-            f"  {name:9} {seconds:7.2f} s {rows / seconds:12,.0f} rows/s {memory:7,.0f} MB  job/it {ratio:5.2f}"
-        )
+        speed = f"{seconds:7.2f} s {rows / seconds:12,.0f} rows/s"
+        print(f"  {name:9} {speed} {memory:7,.0f} MB  job/it {ratio:5.2f}")
         figures[name] = {"seconds": round(seconds, 2), "megabytes": round(memory), "ratio": round(ratio, 2)}
     shutil.rmtree(folder / f"input-{step_seconds}")
     return figures

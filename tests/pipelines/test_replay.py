@@ -637,6 +637,7 @@ def test_when_the_broker_dies_for_good_every_row_is_accounted_for(
     assert process.returncode == 1
     counted = account(out)
     assert counted["dead_letters"] > 0
+    assert counted["read"] < 200_000, "it ends once nothing has been acknowledged for message.timeout.ms"
     assert "no broker" in err
     letters = replay.dead_letters()
     assert len(letters) == counted["dead_letters"]

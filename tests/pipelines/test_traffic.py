@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -28,6 +29,7 @@ from pipelines import progress_bar, traffic
 from pipelines.metr_la import main as convert_metr_la
 from pipelines.sample.traffic import write_sample
 from schemas.traffic import TRAFFIC
+from transforms import csv_files
 from transforms.windows import GroupByWindow
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +211,23 @@ def test_a_run_on_a_mended_file_leaves_nothing_of_its_first_version(run, tmp_pat
     assert not list((tmp_path / "out" / "dead_letters").glob("*.parquet"))
 
 
+def test_other_windows_after_a_kill_leave_nothing_of_the_killed_run(run, tmp_path):
+    text = HEADER + "".join(f"a,2012-03-0{day} {hour:02}:00,50\n" for day in (1, 2) for hour in range(24))
+    run(text, flags=["--window_seconds", "420"])
+    (tmp_path / "out" / "summary.json").unlink()  # as a killed run would leave it
+    run(text)
+    assert table(tmp_path / "out", "raw").num_rows == 48
+    assert pc.sum(table(tmp_path / "out", "processed/aggregates")["message_count"]).as_py() == 48
+
+
+def test_a_file_without_line_breaks_is_an_error_that_names_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(csv_files, "MAXIMUM_RECORD_BYTES", 1000)
+    path = tmp_path / "binary.csv"
+    path.write_text(HEADER + "x" * 10_000)
+    assert traffic.main(["--input", str(path), "--output", str(tmp_path / "out")]) == 2
+    assert "binary.csv: has no line break in 1,000 bytes" in capfd.readouterr().err
+
+
 def test_a_day_of_other_inputs_is_refused_and_left_as_it_was(run, tmp_path, capsys):
     run(HEADER + "a,2012-03-01 00:00:00,50\n")
     before = files(tmp_path / "out")
@@ -259,6 +278,7 @@ def test_compressed_files_give_the_same_readings(suffix, run, tmp_path):
         (["--bounds", "road_name=0:1"], "road_name"),
         (["--bounds", "speed=0:1"], "no such field"),
         (["--bounds", "speed_mph"], "speed_mph=0:120"),
+        (["--bounds", "speed_mph=nan:"], "speed_mph=nan:"),
         (["--timezone", "Mars/Olympus"], "Mars/Olympus"),
         (["--window_seconds", "0"], "--window_seconds"),
         (["--zero_speed", "drop"], "--zero_speed"),
@@ -282,6 +302,7 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, says, tmp_path, monkeyp
     Path("truncated.csv.bz2").write_bytes(bz2.compress(text)[:-5000])
     Path("truncated.csv.zst").write_bytes(pa.compress(text, "zstd", asbytes=True)[:-5000])
     before = files(tmp_path)
+    status: object
     try:
         status = traffic.main(["--input", "good.csv", "--output", "out", *arguments])
     except SystemExit as exit:
@@ -421,7 +442,7 @@ def test_mutated_bytes_never_raise_and_the_accounts_balance(edits, tmp_path_fact
     assert letters == (table(folder / "out", "dead_letters").num_rows if letters else 0)
 
 
-def start(*arguments: str, **options: object) -> subprocess.Popen:
+def start(*arguments: str, **options: Any) -> subprocess.Popen:
     command = [sys.executable, "-m", "pipelines.traffic", *arguments]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **options)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.errors import UserError
-from transforms.files import delete, publish, publish_json, read_json, whole_file
+from transforms.files import files_below, publish, publish_json, read_json, whole_file
 
 
 def everything_in(folder: Path) -> list[str]:
@@ -108,9 +108,12 @@ def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict
     assert read_json(str(path)) == content
 
 
-def test_delete_deletes_what_is_there_below_the_root_and_no_more(tmp_path: Path) -> None:
-    for name in ("a/x", "a/y", "z"):
-        publish(str(tmp_path / name), b"")
-    delete(str(tmp_path), {"a/x", "a/gone", "never/was"})
-    assert everything_in(tmp_path) == ["a", "a/y", "z"]
-    delete(str(tmp_path), set())
+@pytest.mark.parametrize("name", ["out", "out [1]", "out*"])
+def test_files_below_a_root_are_those_that_match_whatever_the_root_is_called(
+    name: str, tmp_path: Path
+) -> None:
+    root = tmp_path / name
+    for path in ("a/x.parquet", "a/y.parquet", "b/x.csv"):
+        publish(str(root / path), b"")
+    assert files_below(str(root), "*/*.parquet") == {str(root / "a/x.parquet"), str(root / "a/y.parquet")}
+    assert files_below(str(root), "c/*") == set()

@@ -1,0 +1,374 @@
+"""Topics in, files and topics out: on DirectRunner to the topics' ends, on a real Flink without end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow.dataset
+import pytest
+import requests
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from pipelines import traffic
+from pipelines.sample.traffic import write_sample
+from runners.local import FlinkCluster, KafkaBroker
+from schemas.traffic import TRAFFIC
+from tests.services import require_maven
+
+ROOT = Path(__file__).parents[2]
+START = 1_330_560_000  # 2012-03-01 00:00 UTC
+
+
+def reading(sensor: str, seconds: float, speed: float = 50) -> bytes:
+    """A message, at so many seconds after START."""
+    return json.dumps(
+        {"sensor_id": sensor, "timestamp": round((START + seconds) * 1000), "speed_mph": speed}
+    ).encode()
+
+
+def send(kafka: KafkaBroker, topic: str, messages: Sequence[tuple[int, bytes | None]]) -> None:
+    """(partition, value) each, acknowledged on return."""
+    producer = Producer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5, "message.max.bytes": 2_000_000}
+    )
+    for partition, value in messages:
+        producer.produce(topic, value, partition=partition)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def rows(output: Path, kind: str, columns: str = "*") -> list[tuple]:
+    """Rows of a kind of output, as any reader sees them now; none before the first file."""
+    if not any((output / kind).rglob("*.parquet")):
+        return []
+    files = f"read_parquet('{output}/{kind}/**/*.parquet', hive_partitioning=false)"
+    return duckdb.connect().execute(f"select {columns} from {files} order by all").fetchall()
+
+
+def table(output: Path, kind: str) -> pyarrow.Table:
+    return pyarrow.dataset.dataset(output / kind, format="parquet").to_table()
+
+
+def test_to_the_topic_s_end_gives_what_batch_gives_of_the_same_rows(kafka, new_topic, tmp_path):
+    write_sample(str(tmp_path), sensors=10, step_seconds=60, faults_of_each_kind=0)
+    topic = new_topic(3)
+    lines = f"from read_csv('{tmp_path}/traffic.csv', all_varchar=true)"
+    readings = duckdb.connect().execute(lines).fetchall()
+    numbers = {"speed_mph", "volume_vph", "occupancy_percent", "latitude", "longitude"}
+    names = [field.name for field in TRAFFIC.fields[:10]]
+    messages = []
+    for row in readings:
+        values = {
+            name: float(text) if name in numbers else text
+            for name, text in zip(names, row, strict=True)
+            if text
+        }
+        values["lane_count"] = int(values["lane_count"])
+        messages.append((hash(values["sensor_id"]) % 3, json.dumps(values).encode()))
+    send(kafka, topic, messages)
+    assert traffic.main(["--input", str(tmp_path / "traffic.csv"), "--output", str(tmp_path / "files")]) == 0
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers]
+    assert traffic.main([*source, "--output", str(tmp_path / "topic")]) == 0
+    summary = json.loads((tmp_path / "topic" / "summary.json").read_text())
+    assert (summary["read"], summary["accepted"], summary["balanced"]) == (14_400, 14_400, True)
+    files, topics = (table(tmp_path / name, "raw").select(names) for name in ("files", "topic"))
+    assert topics.equals(files)
+    files, topics = (table(tmp_path / name, "processed/aggregates") for name in ("files", "topic"))
+    assert topics.equals(files)
+
+
+def test_poison_in_a_topic_becomes_dead_letters_with_its_bytes_and_offsets(kafka, new_topic, tmp_path):
+    topic = new_topic(1)
+    good, poison = (
+        reading("a", 0),
+        [b"{", b"", None, b'{"sensor_id":"a"}{}', b"[1]", b"\xff", b"x" * 999_000],
+    )
+    values = [good, *poison, reading("a", 86_400 * 36_500), reading("b", 1), b"[" * 100_000]
+    send(kafka, topic, [(0, value) for value in values])
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers]
+    assert traffic.main([*source, "--output", str(tmp_path / "out")]) == 0
+    letters = table(tmp_path / "out", "dead_letters").to_pylist()
+    assert {letter["position"]: letter["value"] for letter in letters} == {
+        offset: value for offset, value in enumerate(values) if offset not in (0, 9)
+    }
+    assert {(letter["source"], letter["partition"]) for letter in letters} == {(topic, 0)}
+    assert rows(tmp_path / "out", "raw", "sensor_id, partition, position") == [("a", 0, 0), ("b", 0, 9)]
+
+
+@pytest.mark.parametrize(
+    ("start", "offsets"),
+    [("earliest", [0, 1, 2]), ("latest", []), ("2012-03-01T00:00:05Z", [1, 2]), ("group", [0, 1, 2])],
+)
+def test_start(start, offsets, kafka, new_topic, tmp_path):
+    topic = new_topic(1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for second in (0, 5, 10):
+        producer.produce(topic, reading("a", second), timestamp=(START + second) * 1000)
+    assert producer.flush(30) == 0
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers, "--start", start]
+    assert traffic.main([*source, "--output", str(tmp_path / "out")]) == 0
+    assert [row[0] for row in rows(tmp_path / "out", "raw", "position")] == offsets
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--topic", "no-such-topic"], ["--topic", "t", "--kafka_config", "no.such=1"]]
+)
+def test_an_unusable_topic_is_one_line_and_status_2(arguments, kafka, tmp_path, capfd):
+    where = ["--bootstrap_servers", kafka.bootstrap_servers, "--output", str(tmp_path / "out")]
+    assert traffic.main([*arguments, *where]) == 2
+    errors = capfd.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert arguments[-1].partition("=")[0] in errors[0]
+
+
+@contextlib.contextmanager
+def job(kafka: KafkaBroker, output: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
+    require_maven()
+    flags = [
+        "--runner",
+        "FlinkRunner",
+        "--bootstrap_servers",
+        kafka.bootstrap_servers,
+        "--output",
+        str(output),
+    ]
+    log = output.parent / f"{output.name}.log"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.traffic", *flags, "--early_seconds=0", *arguments],
+        cwd=ROOT,
+        stdout=log.open("a"),
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the job server and its Flink are in the launcher's group
+        process.wait()
+
+
+@contextlib.contextmanager
+def job_on_cluster(
+    cluster: FlinkCluster, kafka: KafkaBroker, output: Path, *arguments: str
+) -> Iterator[None]:
+    """The job on a cluster whose workers are processes beside it; cancelled at the end."""
+    where = [f"--job_endpoint={cluster.job_endpoint}", "--environment_type=LOOPBACK"]
+    with job(kafka, output, *arguments, *where):
+        yield
+        for each in running(cluster):
+            requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
+        wait_for(lambda: not running(cluster), "the job is cancelled")
+
+
+def running(cluster: FlinkCluster) -> list[str]:
+    jobs = requests.get(f"{cluster.rest_url}/jobs", timeout=30).json()["jobs"]
+    return [job["id"] for job in jobs if job["status"] in ("CREATED", "RUNNING", "RESTARTING")]
+
+
+def raw_offsets(output: Path) -> list[tuple[int, int]]:
+    return rows(output, "raw", "partition, position")
+
+
+def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
+    """On time, late but allowed, too late, a duplicate, a tombstone, a partition that is empty."""
+    topic, events = new_topic(3), new_topic(1)
+    dead = new_topic(1)
+    output = tmp_path / "out"
+    arguments = ["--topic", topic, "--aggregates_topic", events, "--dead_letter_topic", dead]
+    arguments += ["--allowed_lateness_seconds=600", "--out_of_orderness_seconds=30", "--idle_seconds=1"]
+    with job(kafka, output, *arguments):
+        on_time = [(0, reading("a", 0, 40)), (0, reading("a", 60, 60)), (0, reading("a", 60, 99)), (0, None)]
+        send(
+            kafka,
+            topic,
+            [*on_time, (1, reading("b", 10, 30)), (0, reading("a", 400)), (0, reading("a", 401))],
+        )
+        send(kafka, topic, [(1, reading("b", 400)), (1, reading("b", 401))])
+        figures = "sensor_id, epoch(window_start)::int - 1330560000, message_count, avg_speed, pane"
+        wait_for(lambda: len(rows(output, "processed/aggregates")) == 2, "the first window is out on time")
+        assert rows(output, "processed/aggregates", figures) == [
+            ("a", 0, 2, 50.0, "on time"),
+            ("b", 0, 1, 30.0, "on time"),
+        ]
+        send(kafka, topic, [(0, reading("a", 120, 80))])
+        wait_for(
+            lambda: ("a", 0, 3, 60.0, "late") in rows(output, "processed/aggregates", figures), "a late pane"
+        )
+        assert ("b", 0, 1, 30.0, "on time") in rows(output, "processed/aggregates", figures)
+        send(kafka, topic, [(p, reading(s, t)) for p, s in ((0, "a"), (1, "b")) for t in (2000, 2001)])
+        wait_for(lambda: len(rows(output, "processed/aggregates")) == 4, "the second window is out")
+        send(kafka, topic, [(0, reading("a", 130, 90))])
+        wait_for(lambda: len(rows(output, "dead_letters")) == 2, "the dead letters are written")
+    assert rows(output, "dead_letters", "reason, partition, position") == [
+        ("empty", 0, 3),
+        ("too_late", 0, 9),
+    ]
+    assert ("a", 0, 3, 60.0, "late") in rows(output, "processed/aggregates", figures)
+    assert raw_offsets(output) == [(0, 0), (0, 1), (0, 4), (0, 5), (0, 6), (1, 0), (1, 1), (1, 2)]
+    latest = {}
+    for key, value in messages(kafka, events):
+        latest[key] = json.loads(value)
+    first = latest[b"a|2012-03-01T00:00:00Z"]
+    assert (first["message_count"], first["pane"]) == (3, "late")
+    assert sorted(key for key, _ in messages(kafka, dead)) == [
+        f"{topic}/0/3".encode(),
+        f"{topic}/0/9".encode(),
+    ]
+
+
+def messages(kafka: KafkaBroker, topic: str) -> list[tuple]:
+    """(key, value) of all messages of a topic with one partition."""
+    consumer = Consumer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test", "enable.auto.commit": False}
+    )
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[tuple] = []
+    while len(found) < end:
+        found += [(message.key(), message.value()) for message in consumer.consume(1000, 10)]
+    consumer.close()
+    return found
+
+
+def test_an_idle_partition_does_not_hold_windows_back_when_history_is_replayed(kafka, new_topic, tmp_path):
+    """Partition 2 has one old message and then nothing, partition 3 has nothing at all."""
+    topic = new_topic(4)
+    output = tmp_path / "out"
+    history = [(n % 2, reading(f"s{n % 2}", 10 * n)) for n in range(2000)]
+    send(kafka, topic, [(2, reading("idle", 5)), *history])
+    with job(kafka, output, "--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"):
+        closed = (10 * 1999 - 30) // 300 - 1
+        wait_for(
+            lambda: len(rows(output, "processed/aggregates")) >= 2 * closed, "the windows of history close"
+        )
+        assert not rows(output, "dead_letters")
+
+
+def test_a_lone_event_time_far_ahead_does_not_make_the_others_late(kafka, new_topic, tmp_path):
+    """It is not in the future, only years after all others: no rule refuses it."""
+    topic = new_topic(2)
+    output = tmp_path / "out"
+    with job(kafka, output, "--topic", topic, "--out_of_orderness_seconds=30"):
+        send(kafka, topic, [(p, reading(f"s{p}", t)) for p in (0, 1) for t in range(0, 100, 10)])
+        wait_for(lambda: lag(kafka, topic, 2) == 0, "the first readings are read")
+        send(kafka, topic, [(0, reading("s0", 86_400 * 3650))])
+        wait_for(lambda: lag(kafka, topic, 2) == 0, "the one far ahead is read")
+        send(kafka, topic, [(p, reading(f"s{p}", t)) for p in (0, 1) for t in range(100, 1000, 10)])
+        wait_for(
+            lambda: len(rows(output, "processed/aggregates")) == 6, "three windows of two sensors are out"
+        )
+        assert not rows(output, "dead_letters")
+
+
+def lag(kafka: KafkaBroker, topic: str, partitions: int) -> int:
+    """What a lag monitor shows of the job's group."""
+    group = "stream-processor-group-v2"
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
+    places = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], 10)
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1] for n in range(partitions)]
+    consumer.close()
+    return sum(end - max(place.offset, 0) for place, end in zip(places, ends, strict=True))
+
+
+@pytest.fixture
+def traffic_topic(kafka: KafkaBroker, new_topic: Callable[..., str]) -> Iterator[tuple[str, list]]:
+    """A topic of 4 partitions, and 60,000 readings of two hours to be sent to it, as (partition, value).
+
+    Each sensor is in one partition, out of order by up to 20 s, and one reading in a hundred is sent twice.
+    """
+    topic = new_topic(4)
+    sent = []
+    for n in range(60_000):
+        sensor, second = n % 40, n // 40 * 5 + (n * 7919) % 20
+        value = reading(f"s{sensor:02}", second, 20 + (n * 31) % 60)
+        sent += [(sensor % 4, value)] * (2 if n % 100 == 0 else 1)
+    yield topic, sent
+
+
+UNLIKE = "({0} except all {1}) union all ({1} except all {0})"
+
+
+def assert_final_tables(output: Path, sent: list[tuple[int, bytes]], closed_seconds: int) -> None:
+    """Raw and aggregates equal what DuckDB makes of all that was sent, of the windows that have closed."""
+    con = duckdb.connect()
+    con.sql("set timezone = 'UTC'")
+    lines = "\n".join(value.decode() for _, value in sent)
+    path = output.parent / "sent.json"
+    path.write_text(lines)
+    con.sql(
+        f"""create table readings as select distinct on (sensor_id, timestamp) sensor_id,
+            (timestamp // 1000)::bigint as second, speed_mph
+        from read_json('{path}', columns={{sensor_id: 'varchar', timestamp: 'bigint', speed_mph: 'double'}})
+        where timestamp < {(START + closed_seconds) * 1000}"""
+    )
+    raw = f"read_parquet('{output}/raw/**/*.parquet', hive_partitioning=false)"
+    closed = START + closed_seconds
+    ours = (
+        f"select sensor_id, epoch(timestamp)::bigint, speed_mph from {raw} where epoch(timestamp) < {closed}"
+    )
+    theirs = "select sensor_id, second, speed_mph from readings"
+    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
+    aggregates = f"read_parquet('{output}/processed/aggregates/**/*.parquet', hive_partitioning=false)"
+    ours = f"""select sensor_id, epoch(window_start)::bigint, message_count, round(avg_speed, 6),
+        round(p85_speed, 6) from {aggregates} where epoch(window_start) < {closed}"""
+    theirs = """select sensor_id, second // 300 * 300, count(*), round(avg(speed_mph), 6),
+        round(quantile_cont(speed_mph, 0.85), 6) from readings group by all"""
+    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
+
+
+CLOSED_SECONDS = 7200
+LAST = [(partition, reading(f"s{partition:02}", 9000 + t)) for partition in range(4) for t in (0, 1)]
+
+
+@pytest.mark.parametrize("fault", ["task manager killed", "broker stopped"])
+def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, tmp_path):
+    topic, sent = traffic_topic
+    output = tmp_path / "out"
+    with job_on_cluster(flink_cluster, kafka, output, "--topic", topic, "--out_of_orderness_seconds=30"):
+        send(kafka, topic, sent[:30_000])
+        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
+        broken = time.monotonic()
+        match fault:
+            case "task manager killed":
+                victim = next(
+                    t for t in flink_cluster.task_managers if t.name in flink_cluster.busy_task_managers()
+                )
+                victim.kill()
+                victim.start()
+            case "broker stopped":
+                kafka.stop()
+                time.sleep(5)  # long enough for every client to notice
+                kafka.start()
+        send(kafka, topic, sent[30_000:] + LAST)
+        windows = CLOSED_SECONDS // 300 * 40
+        closed = f"epoch(window_start) < {START + CLOSED_SECONDS}"
+        wait_for(
+            lambda: sum(row[0] for row in rows(output, "processed/aggregates", closed)) == windows,
+            "all windows",
+            180,
+        )
+        print(f"{fault}: all windows out {time.monotonic() - broken:.0f} s later")
+    assert_final_tables(output, sent, CLOSED_SECONDS)
+    assert not rows(output, "dead_letters")
