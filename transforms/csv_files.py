@@ -199,8 +199,8 @@ def read_start(path: str, length: int) -> bytes:
         return _read(path, file, length)
 
 
-def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Batches of records of a few MB each, and how many blank lines each passed over.
+def read_block(block: Block, batch_bytes: int = BATCH_BYTES) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Batches of records of about so many bytes each, and how many blank lines each passed over.
 
     UserError when the file is truncated or damaged.
     """
@@ -211,7 +211,7 @@ def read_block(block: Block) -> Iterator[tuple[pa.RecordBatch, int]]:
         else:
             file.seek(block.start)
         length = None if block.end is None else block.end - block.start
-        for text, records in _texts(block.path, file, len(block.columns), length, block.dialect):
+        for text, records in _texts(block.path, file, len(block.columns), length, block.dialect, batch_bytes):
             yield to_record_batch(text, records, block.path, row, block.columns), records.blank_lines
             row += len(records.starts)
 
@@ -237,12 +237,17 @@ def _read(path: str, file: BinaryIO, size: int) -> bytes:
 
 
 def _texts(
-    path: str, file: BinaryIO, width: int, length: int | None, dialect: CsvDialect
+    path: str,
+    file: BinaryIO,
+    width: int,
+    length: int | None,
+    dialect: CsvDialect,
+    batch_bytes: int = BATCH_BYTES,
 ) -> Iterator[tuple[bytes, Records]]:
-    """Texts of whole records of about BATCH_BYTES, up to `length` bytes or the end of the file."""
+    """Texts of whole records of about `batch_bytes`, up to `length` bytes or the end of the file."""
     rest = b""
     while True:
-        wanted = BATCH_BYTES if length is None else min(BATCH_BYTES, length)
+        wanted = batch_bytes if length is None else min(batch_bytes, length)
         chunk = _read(path, file, wanted) if wanted else b""
         length = None if length is None else length - len(chunk)
         text = rest + chunk

@@ -8,6 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
 
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.arguments import ReplayArguments, parse_arguments
@@ -17,7 +20,7 @@ from pipelines.replay.dry_run import dry_run
 from pipelines.replay.inject import Injector, Manifest
 from pipelines.replay.metrics import Latencies, ReplayMetrics, Statistics, served
 from pipelines.replay.pace import EventTimePace, Pace, RatePace, Unbounded
-from pipelines.replay.portions import Encode, Source, read_ahead
+from pipelines.replay.portions import Encode, Portion, Source, read_ahead
 from pipelines.replay.progress import shown
 from pipelines.replay.sending import Sender
 from pipelines.replay.stopping import Stop, stoppable
@@ -28,19 +31,26 @@ from transforms.json_messages import to_json
 STATISTICS_EVERY_MS = 1_000
 
 
-def replay(arguments: ReplayArguments, stop: Stop) -> tuple[ReplayAccounts, str | None]:
-    """Replays the files; returns the accounts, and why it ended early if the broker was the reason.
+class Outcome(NamedTuple):
+    """How a replay has ended: `failure` is what ended it early, if anything did; `status` its exit status."""
 
-    UserError when it cannot even begin, or a file cannot be read.
-    """
-    accounts = ReplayAccounts()
+    accounts: ReplayAccounts
+    dead_letters: str | None
+    failure: str | None
+    status: int
+
+
+def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
+    """Replays the files. UserError when it cannot even begin."""
     topics = {arguments.topic: arguments.partitions}
     if arguments.dead_letter_topic:
         topics[arguments.dead_letter_topic] = arguments.partitions
+    file = DeadLetterFile(arguments.dead_letters)
     prepare(Broker(arguments.properties), topics, arguments.create_topics, arguments.replication_factor)
-    latencies, statistics = Latencies(), Statistics()
+    source = source_of(arguments, encoder(arguments))
+    accounts, latencies, statistics = ReplayAccounts(), Latencies(), Statistics()
+    unusable = None
     with contextlib.ExitStack() as ending:
-        file = DeadLetterFile(arguments.dead_letters)
         ending.callback(file.close)
         bury = file.write
         if arguments.dead_letter_topic:
@@ -75,19 +85,26 @@ def replay(arguments: ReplayArguments, stop: Stop) -> tuple[ReplayAccounts, str 
             arguments.max_messages,
             manifest,
         )
-        source = source_of(arguments, encoder(arguments))
         ending.enter_context(shown(accounts, arguments.max_messages))
-        portions = source.portions()
-        if arguments.batch_mode:
-            portions = iter(list(portions))
-        if arguments.inject:
-            portions = Injector(arguments.inject, arguments.seed, arguments.late_seconds).inject(portions)
         try:
-            with read_ahead(portions) as ready, contextlib.suppress(Undeliverable):
+            with read_ahead(portions_of(arguments, source)) as ready, contextlib.suppress(Undeliverable):
                 sender.run(ready)
+        except UserError as error:  # a damaged file: what was read before is sent and accounted for
+            unusable = str(error)
         finally:
             delivery.finish(lambda: stop.at_once)
-    return accounts, delivery.failure
+    failed = delivery.failure or accounts.undelivered or not accounts.balanced
+    status = 128 + stop.signal if stop.signal else 2 if unusable else 1 if failed else 0
+    return Outcome(accounts, file.path if file.written else None, unusable or delivery.failure, status)
+
+
+def portions_of(arguments: ReplayArguments, source: Source) -> Iterator[Portion]:
+    portions = source.portions()
+    if arguments.batch_mode:
+        portions = iter(list(portions))
+    if arguments.inject:
+        return Injector(arguments.inject, arguments.seed, arguments.late_seconds).inject(portions)
+    return portions
 
 
 def pace_of(arguments: ReplayArguments) -> Pace:
@@ -108,10 +125,14 @@ def source_of(arguments: ReplayArguments, encode: Encode) -> Source:
     )
 
 
+def as_json(messages: pa.RecordBatch, columns: Sequence[str]) -> pa.StringArray:
+    return to_json(messages.select(columns))
+
+
 def encoder(arguments: ReplayArguments) -> Encode:
     """How messages become bytes. UserError when the schema registry refuses or cannot be reached."""
     if arguments.format == "json":
-        return lambda messages, columns: to_json(messages.select(columns))
+        return as_json
     from schemas.avro import avro_schema
     from transforms.avro import encode_avro
     from transforms.schema_registry import SchemaRegistry
@@ -121,14 +142,14 @@ def encoder(arguments: ReplayArguments) -> Encode:
     return lambda messages, columns: encode_avro(messages, schema, schema_id)
 
 
-def closing_lines(arguments: ReplayArguments, accounts: ReplayAccounts, seconds: float) -> Iterator[str]:
+def closing_lines(arguments: ReplayArguments, outcome: Outcome, seconds: float) -> Iterator[str]:
     """The accounts, a line each, ending with where to look next."""
-    yield from accounts.lines(seconds)
-    if accounts.injected:
+    yield from outcome.accounts.lines(seconds)
+    if outcome.accounts.injected:
         yield f"injected         {arguments.manifest}"
-    if os.path.exists(arguments.dead_letters):
-        yield f"look next        {arguments.dead_letters}"
-    elif accounts.refused:
+    if outcome.dead_letters:
+        yield f"look next        {outcome.dead_letters}"
+    elif outcome.accounts.refused:
         yield f"look next        topic {arguments.dead_letter_topic}"
 
 
@@ -136,27 +157,28 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.
     """Runs the replay; returns its exit status."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("pipelines").setLevel(logging.INFO)
+    pa.set_memory_pool(pa.system_memory_pool())  # the others keep tens of MB that they no longer need
     started = time.monotonic()
     with stoppable() as stop:
         try:
             arguments = parse_arguments(argv, environment)
             if arguments.dry_run:
-                for line in dry_run(
-                    source_of(arguments, lambda m, columns: to_json(m.select(columns))), stop
-                ):
+                for line in dry_run(source_of(arguments, as_json), stop):
                     print(line)
                 return 128 + stop.signal if stop.signal else 0
-            accounts, failure = replay(arguments, stop)
+            outcome = replay(arguments, stop)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-    for line in closing_lines(arguments, accounts, time.monotonic() - started):
+            return _fail(str(error))
+    for line in closing_lines(arguments, outcome, time.monotonic() - started):
         print(line)
-    if failure:
-        print(f"error: {' '.join(failure.split())}", file=sys.stderr)
-    if stop.signal:
-        return 128 + stop.signal
-    return 1 if failure or accounts.undelivered or not accounts.balanced else 0
+    if outcome.failure:
+        _fail(outcome.failure)
+    return outcome.status
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

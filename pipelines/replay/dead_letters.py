@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.record import DEAD_LETTER
 from transforms.errors import UserError
@@ -23,7 +24,11 @@ class DeadLetterFile:
     """A Parquet file of `DEAD_LETTER`, which comes to be with the first of them, and is whole when closed."""
 
     def __init__(self, path: str) -> None:
+        """UserError when the file cannot be written: now, rather than when the first row is refused."""
         self.path = path
+        folder = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        if not os.access(folder, os.W_OK) or os.path.isdir(path):
+            raise UserError(f"--dead_letters {path}: cannot be written")
         self._open = contextlib.ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
@@ -70,6 +75,9 @@ class DeadLetterTopic:
                     break
                 except BufferError:
                     self._producer.poll(FLUSH_SECONDS)
+                except KafkaException as error:  # such as a row that is too large for a message
+                    report(error.args[0], None)
+                    break
         self._producer.poll(0)
 
     def close(self) -> None:
@@ -81,7 +89,7 @@ class _Report:
     def __init__(self, topic: DeadLetterTopic, letter: pa.RecordBatch) -> None:
         self._topic, self._letter = topic, letter
 
-    def __call__(self, error: KafkaError | None, _: Message) -> None:
+    def __call__(self, error: KafkaError | None, _: Message | None) -> None:
         if error is not None:
             self._topic.file.write(self._letter)
 

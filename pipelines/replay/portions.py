@@ -24,7 +24,8 @@ from transforms.decode import decode_csv
 from transforms.messages import to_messages
 from transforms.validate import validate
 
-ROWS = 16_384
+READ_BYTES = 1 << 20
+ROWS = 8_192
 AHEAD = 3
 SECOND = 1_000_000
 
@@ -99,7 +100,7 @@ class Source:
     def _records(self) -> Iterator[pa.RecordBatch]:
         for path in self.paths:
             block = open_block(path, self.feed)
-            for records, _ in read_block(block) if block else ():
+            for records, _ in read_block(block, READ_BYTES) if block else ():
                 for low in range(0, records.num_rows, ROWS):
                     yield records.slice(low, ROWS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -586,6 +587,26 @@ def test_a_message_of_1_2_mb_becomes_a_dead_letter_and_the_others_arrive(
     assert (letter["position"], letter["stage"], letter["reason"]) == (3, "deliver", "msg_size_too_large")
     assert letter["value"] == rows[2].encode() and "message.max.bytes" in letter["message"]
     assert [message["timestamp"][-2] for message in json_of(read_topic(kafka, topic))] == ["0", "1", "3", "4"]
+
+
+def test_of_a_damaged_file_what_could_be_read_is_sent_and_accounted_for(
+    replay: Replay, kafka: KafkaBroker, topic: str, tmp_path: Path
+) -> None:
+    whole = readings(tmp_path / "a.csv", 200_000)
+    damaged = tmp_path / "b.csv.gz"
+    damaged.write_bytes(gzip.compress(whole.read_bytes(), mtime=0)[:-1000])
+    assert replay(topic, damaged) == 2
+    counted = account(replay.out)
+    assert 0 < counted["acked"] < 200_000
+    assert acked_in(kafka, topic) == counted["acked"]
+    assert "b.csv.gz: truncated or damaged" in replay.err and replay.err.count("error:") == 1
+
+
+def test_dead_letters_that_cannot_be_written_are_said_before_anything_is_sent(
+    replay: Replay, kafka: KafkaBroker, topic: str, tmp_path: Path
+) -> None:
+    assert replay(topic, readings(tmp_path / "a.csv", 1), dead_letters=tmp_path) == 2
+    assert "--dead_letters" in replay.err and acked_in(kafka, topic) == 0
 
 
 @pytest.fixture
