@@ -133,7 +133,7 @@ def encoder(arguments: ReplayArguments) -> Encode:
     """How messages become bytes. UserError when the schema registry refuses or cannot be reached."""
     if arguments.format == "json":
         return as_json
-    from schemas.avro import avro_schema
+    from schemas.avro import avro_schema  # only now: a replay of JSON needs none of it in memory
     from transforms.avro import encode_avro
     from transforms.schema_registry import SchemaRegistry
 
