@@ -37,13 +37,16 @@ def _objects(names: list[str], columns: list[pa.Array], rows: int) -> pa.StringA
     parts: list[pa.Array | pa.Scalar] = []
     for name, column in zip(names, columns, strict=True):
         parts += _member(f"{',' if parts else '{'}{json.dumps(name)}:", column)
-    return pc.binary_join_element_wise(*parts, pa.scalar("}"), NOTHING)
+    joined = pc.binary_join_element_wise(*parts, pa.scalar("}"), NOTHING)
+    return pa.repeat(joined, rows) if isinstance(joined, pa.Scalar) else joined
 
 
 def _member(prefix: str, column: pa.Array) -> list[pa.Array | pa.Scalar]:
     """What to join for a column: the prefix and its texts, those of equal values made only once."""
     if pa.types.is_dictionary(column.type):
         texts = pc.binary_join_element_wise(pa.scalar(prefix), _texts(column.dictionary), NOTHING)
+        if len(texts) == 1 and not column.null_count:
+            return [texts[0]]
         return [pc.fill_null(texts.take(column.indices), f"{prefix}null")]
     if _repeats(column):
         return _member(prefix, column.dictionary_encode())

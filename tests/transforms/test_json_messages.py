@@ -108,5 +108,13 @@ def test_a_slice_is_its_own_rows_alone() -> None:
     ]
 
 
+def test_the_same_value_in_all_rows_is_in_all_rows() -> None:
+    batch = pa.RecordBatch.from_pydict({"text": ["a", "a"], "x": [1, 2]}).cast(
+        pa.schema([("text", TEXT), ("x", pa.int64())])
+    )
+    assert decoded(batch) == [{"text": "a", "x": 1}, {"text": "a", "x": 2}]
+    assert to_json(batch.select(["text"])).to_pylist() == ['{"text":"a"}'] * 2
+
+
 def test_no_rows() -> None:
     assert decoded(pa.RecordBatch.from_pydict({"x": pa.array([], pa.string())})) == []
