@@ -18,7 +18,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.parser import OneLineParser
 from pipelines.sample.traffic import write_sample
-from schemas.feed import Feed
+from schemas.feed import TIMESTAMP, Feed, Field
 from transforms.errors import UserError
 from transforms.parquet import digest
 from transforms.windows import DAY_SECONDS
@@ -109,6 +109,9 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         max_future_seconds=_max_future(options),
         max_age_seconds=options.max_age_seconds,
     )
+    for field in feed.fields:
+        if field.option and (value := getattr(options, field.option)) is not None:
+            feed = feed.with_field(field.name, default=value)
     if options.sensors:
         feed = feed.with_field(feed.key, known=_known(options.sensors, feed.key))
     return Arguments(
@@ -166,6 +169,14 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         metavar="ZONE",
         help="of timestamps without an offset, such as America/Los_Angeles (default: UTC)",
     )
+    for field in feed.fields:
+        if field.option:
+            files.add_argument(
+                f"--{field.option}",
+                type=_time if field.type == TIMESTAMP else str,
+                metavar="TIME" if field.type == TIMESTAMP else "NAME",
+                help=f"{field.name} of files that have no such column",
+            )
     _add_kafka(parser)
     windows = parser.add_argument_group("windows")
     windows.add_argument(
@@ -215,9 +226,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FIELD=MIN:MAX",
-        help="other limits, either side may be empty (default: "
-        + " ".join(f"{field.name}={field.minimum:g}:{field.maximum:g}" for field in ranged)
-        + ")",
+        help="other limits, either side may be empty (default: " + " ".join(map(_range, ranged)) + ")",
     )
     runner = parser.add_argument_group("runner")
     runner.add_argument(
@@ -227,6 +236,11 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     return parser
+
+
+def _range(field: Field) -> str:
+    low, high = ("" if limit is None else f"{limit:g}" for limit in (field.minimum, field.maximum))
+    return f"{field.name}={low}:{high}"
 
 
 def _max_future(options: argparse.Namespace) -> int | None:
@@ -393,6 +407,14 @@ def _start(text: str) -> str:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither earliest, latest, group nor a time") from None
     return str(round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000))
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time, such as 2024-05-01T12:00:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _positive(text: str) -> int:

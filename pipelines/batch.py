@@ -2,19 +2,25 @@
 
 files ──► records ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
 topics ─►              │           │                      │        └─► aggregate ─► Parquet, by day
+                       │           │                      ├─► clean ─► Parquet, by day (measured feeds)
                        │           │                      └─► duplicates, counted
                        └── failed ─┴─► dead letters, Parquet
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.arguments import Arguments
+from schemas.clean import origin_of
+from schemas.feed import NULLED
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
+from transforms.clean import Clean
 from transforms.csv_files import ReadCsv
 from transforms.dead_letters import WriteDeadLetters
 from transforms.decode import DecodeCsv
@@ -25,7 +31,17 @@ from transforms.windows import GroupByWindow, whole_windows_of_a_day
 
 
 def count_accepted(readings: pa.RecordBatch) -> Accounts:
-    return Accounts(accepted=readings.num_rows)
+    nulled = readings[NULLED.name].flatten().value_counts() if NULLED.name in readings.schema.names else ()
+    return Accounts(
+        accepted=readings.num_rows,
+        nulled=Counter({each["values"].as_py(): each["counts"].as_py() for each in nulled}),
+    )
+
+
+def count_clean(readings: pa.RecordBatch) -> Accounts:
+    measured = sum(name.endswith(origin_of("")) for name in readings.schema.names)
+    usable = round(pc.sum(readings["quality_score"]).as_py() * measured)
+    return Accounts(measured=readings.num_rows * measured, usable=usable)
 
 
 def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:
@@ -66,8 +82,18 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
             DailyFiles(output, "processed/aggregates", feed.name, run, "window_start"), count_aggregates
         )
     )
+    clean: tuple[beam.PCollection[Accounts], ...] = ()
+    if feed.any_of:
+        clean = (
+            unique.readings
+            | Clean(feed)
+            | "WriteClean"
+            >> WriteDailyParquet(
+                DailyFiles(output, "processed/clean", feed.name, run, feed.event_time), count_clean
+            ),
+        )
     dead_letters = (
         (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name)
     )
-    accounts = (source.accounts, unique.accounts, raw, aggregates, dead_letters)
+    accounts = (source.accounts, unique.accounts, raw, aggregates, *clean, dead_letters)
     _ = accounts | WriteSummary(output, arguments.describe())

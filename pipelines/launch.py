@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.runner import PipelineResult, create_runner
 
@@ -24,6 +27,7 @@ from transforms.errors import UserError
 from transforms.files import files_below, publish, read_json
 from transforms.parquet import digest
 
+ENDED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
 WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 
@@ -70,8 +74,40 @@ def _stream(arguments: Arguments) -> int:
 
     pipeline = _pipeline(arguments)
     build_stream(pipeline, arguments)
-    pipeline.run().wait_until_finish()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        pipeline.run().wait_until_finish()
+    except (_Stopped, KeyboardInterrupt) as stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print(_stopped_at(pipeline), flush=True)
+        return STOPPED[type(stopped)]
     return 0
+
+
+class _Stopped(BaseException):
+    """SIGTERM has come; no handler of errors on the way is meant to catch it."""
+
+
+STOPPED = {_Stopped: 128 + signal.SIGTERM, KeyboardInterrupt: 128 + signal.SIGINT}
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped
+
+
+def _stopped_at(pipeline: beam.Pipeline) -> str:
+    """Stops the stream with a savepoint where that can be asked for; returns what to say of it."""
+    from runners.savepoints import CannotStop, stop_with_savepoint
+
+    options = pipeline.options.get_all_options()
+    master, name = options.get("flink_master"), options["job_name"]
+    if not master or master.startswith("["):
+        return "stopped without a savepoint: that needs a cluster, --flink_master HOST:PORT"
+    try:
+        place = stop_with_savepoint(f"http://{master.removeprefix('http://')}", name)
+    except CannotStop as error:
+        return f"NOT stopped with a savepoint: {error}; the job may still run"
+    return f"stopped with a savepoint; the same command resumes it with --savepoint_path={place}"
 
 
 def _pipeline(arguments: Arguments) -> beam.Pipeline:
@@ -87,10 +123,17 @@ def _configure_logging() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
+    threading.excepthook = _report_thread
     # It warns of every job server that is stopped at the end, and this is how a job server ends.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     # It warns that threads may not run side by side; Arrow and NumPy release the lock, so here they do.
     logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Beam's threads end with these errors when their job or its server does, which is no error."""
+    if not (isinstance(failed.exc_value, grpc.Call) and failed.exc_value.code() in ENDED):
+        threading.__excepthook__(failed)
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
@@ -135,6 +178,12 @@ def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"  dead letters   {sum(dead_letters.values()):>13,}"
     for reason, rows in dead_letters.items():
         yield f"    {rows:>26,}  {reason}"
+    if summary["nulled"]:
+        yield f"values nulled    {sum(summary['nulled'].values()):>13,}"
+        for rule, values in summary["nulled"].items():
+            yield f"    {values:>26,}  {rule}"
+    if summary["mean_quality"] is not None:
+        yield f"mean quality     {summary['mean_quality']:>13.3f}"
     yield f"balanced         {'yes' if summary['balanced'] else 'NO':>13}"
     yield f"windows          {summary['windows']:>13,}  with {summary['aggregates']:,} aggregates"
     yield f"files            {summary['files']:>13,}  of {summary['bytes']:,} bytes"

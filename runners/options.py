@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import uuid
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -30,7 +31,7 @@ def pipeline_options(runner: str, flags: Sequence[str], streaming: bool = False)
                 raise UnusableRunner(unknown)
             return PipelineOptions(["--runner", IN_PROCESS, f"--direct_num_workers={_cores()}", *given])
         case "FlinkRunner":
-            given = _on_flink(given, streaming)
+            given = [f"--job_name=job-{uuid.uuid4().hex[:8]}", *_on_flink(given, streaming)]
         case "PrismRunner":
             from runners.prism import prism_options
 

@@ -22,7 +22,8 @@ class Accounts:
 
     `accepted` and `dead_letters` are counted from the files written, `read` where the source reads: the two
     ends of the pipeline, so that a loss anywhere between shows. `aggregated` is the sum of the windows'
-    message counts.
+    message counts. `nulled` counts values of accepted readings that are null for a rule that they broke;
+    `usable` those of the `measured` ones that were there and broke none.
 
     >>> (Accounts(read=3) + Accounts(accepted=2, duplicates=1)).balanced
     False
@@ -35,6 +36,9 @@ class Accounts:
     duplicates: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)
     aggregated: int = 0
+    nulled: Counter[str] = field(default_factory=Counter)
+    measured: int = 0
+    usable: int = 0
     windows: int = 0
     aggregates: int = 0
     blank_lines: int = 0
@@ -63,6 +67,8 @@ class Accounts:
             "duplicates": self.duplicates,
             "dead_letters": dict(self.dead_letters.most_common()),
             "balanced": self.balanced,
+            "nulled": dict(self.nulled.most_common()),
+            "mean_quality": self.usable / self.measured if self.measured else None,
             "blank_lines": self.blank_lines,
             "unknown_columns": sorted(self.unknown_columns),
             "windows": self.windows,

@@ -199,7 +199,7 @@ def read_start(path: str, length: int) -> bytes:
         return _read(path, file, length)
 
 
-def read_block(block: Block, batch_bytes: int = BATCH_BYTES) -> Iterator[tuple[pa.RecordBatch, int]]:
+def read_block(block: Block, batch_bytes: int | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Batches of records of about so many bytes each, and how many blank lines each passed over.
 
     UserError when the file is truncated or damaged.
@@ -242,9 +242,10 @@ def _texts(
     width: int,
     length: int | None,
     dialect: CsvDialect,
-    batch_bytes: int = BATCH_BYTES,
+    batch_bytes: int | None = None,
 ) -> Iterator[tuple[bytes, Records]]:
     """Texts of whole records of about `batch_bytes`, up to `length` bytes or the end of the file."""
+    batch_bytes = batch_bytes or BATCH_BYTES
     rest = b""
     while True:
         wanted = batch_bytes if length is None else min(batch_bytes, length)

@@ -1,4 +1,4 @@
-"""Deduplicate: of the readings that agree in key and event time the first by source order stays."""
+"""Deduplicate: of the readings that a feed calls the same the first by source order stays."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     keys = _ranks(readings[feed.key])
     micros = readings[feed.event_time].view(pa.int64()).to_numpy()
     sortable = _combine(keys, micros)
+    for name in feed.distinct:
+        groups = np.unique(sortable, return_inverse=True)[1]
+        sortable = _combine(groups, _ranks(readings[name].dictionary_encode()))
     order = np.argsort(sortable)
     in_order = sortable[order]
     repeats = np.flatnonzero(in_order[1:] == in_order[:-1])

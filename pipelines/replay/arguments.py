@@ -10,7 +10,7 @@ import time
 import uuid
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipelines.parser import OneLineParser
@@ -49,7 +49,7 @@ class ReplayArguments:
     feed: Feed
     inputs: tuple[str, ...]
     topic: str
-    properties: Mapping[str, object]
+    properties: Mapping[str, object] = field(repr=False)  # secrets are among them
     format: str
     schema_registry: str
     timezone: str

@@ -13,7 +13,15 @@ from transforms.errors import UserError
 
 PREFIX = "KAFKA_"
 NOT_PROPERTIES = {"KAFKA_TOPIC"}
-SPELLED_OTHERWISE = {"sasl.mechanism": "sasl.mechanisms"}
+OTHER_SPELLINGS = {
+    "sasl.mechanism": "sasl.mechanisms",
+    "metadata.broker.list": "bootstrap.servers",
+    "delivery.timeout.ms": "message.timeout.ms",
+    "queue.buffering.max.ms": "linger.ms",
+    "compression.codec": "compression.type",
+    "request.required.acks": "acks",
+    "message.send.max.retries": "retries",
+}
 SECRET = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.(config|assertion)|token")
 UNKNOWN = re.compile(r'No such configuration property: "([^"]+)"')
 
@@ -46,7 +54,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
         for name in environment
         if name.startswith(PREFIX) and name not in NOT_PROPERTIES and environment[name]
     }
-    found = {SPELLED_OTHERWISE.get(known, known): environment[name] for name, known in named.items()}
+    found = {OTHER_SPELLINGS.get(known, known): environment[name] for name, known in named.items()}
     while unknown := _unknown_property(found):
         log.info("%s%s is no property of librdkafka: ignored", PREFIX, unknown.upper().replace(".", "_"))
         del found[unknown]
@@ -89,7 +97,7 @@ def _split(setting: str, where: str) -> tuple[str, str]:
     name, equals, value = setting.partition("=")
     if not equals or not name.strip():
         raise UserError(f"{where}: an entry is not of the form linger.ms=20")
-    return name.strip(), value.strip()
+    return OTHER_SPELLINGS.get(name.strip(), name.strip()), value.strip()
 
 
 def check(properties: Mapping[str, object]) -> None:

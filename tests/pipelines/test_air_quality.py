@@ -34,6 +34,7 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
     assert (summary["read"], summary["accepted"], summary["blank_lines"]) == (9357, 9326, 114)
     assert (summary["dead_letters"], summary["duplicates"]) == ({"nothing_usable": 31}, 0)
     assert (summary["balanced"], summary["unknown_columns"]) == (True, [])
+    assert summary["nulled"] == {"nitrogen_oxides_ppb_out_of_range": 78}
 
     expected = written(UCI)
     for field in MEASURED:
@@ -46,6 +47,13 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         accepted[names], expected[names].astype(float), check_freq=False, check_index_type=False
     )
     assert accepted["nulled"].map(len).sum() == 78
+
+    clean = table(tmp_path / "processed" / "clean").set_index("timestamp").sort_index()
+    filled = expected.ffill(limit=3).bfill(limit=3).fillna(expected.median())
+    pd.testing.assert_frame_equal(
+        clean[names], filled[names].astype(float), check_freq=False, check_index_type=False
+    )
+    assert summary["mean_quality"] == pytest.approx(expected.notna().mean(axis=1).mean())
 
     daily = expected[list(POLLUTANTS)].resample("D")
     aggregates = table(tmp_path / "processed" / "aggregates").set_index("window_start").sort_index()

@@ -165,7 +165,8 @@ def job(kafka: KafkaBroker, output: Path, *arguments: str) -> Iterator[subproces
     try:
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # the job server and its Flink are in the launcher's group
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGKILL)  # a job server and its Flink are in the launcher's group
         process.wait()
 
 
@@ -343,6 +344,11 @@ OUTAGE_SECONDS = 15
 LAST = [(partition, reading(f"s{partition:02}", 9000 + t)) for partition in range(4) for t in (0, 1)]
 
 
+def all_windows_are_out(output: Path) -> bool:
+    closed = rows(output, "processed/aggregates", f"epoch(window_start) < {START + CLOSED_SECONDS}")
+    return sum(row[0] for row in closed) == CLOSED_SECONDS // 300 * 40
+
+
 @pytest.mark.parametrize("fault", ["task manager killed", "broker stopped"])
 def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, tmp_path):
     topic, sent = traffic_topic
@@ -360,13 +366,33 @@ def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, 
                 time.sleep(OUTAGE_SECONDS)  # the fault itself, not a wait for something
                 kafka.start()
         send(kafka, topic, sent[30_000:] + LAST)
-        windows = CLOSED_SECONDS // 300 * 40
-        closed = f"epoch(window_start) < {START + CLOSED_SECONDS}"
-        wait_for(
-            lambda: sum(row[0] for row in rows(output, "processed/aggregates", closed)) == windows,
-            "all windows",
-            180,
-        )
+        wait_for(lambda: all_windows_are_out(output), "all windows", 180)
         print(f"{fault}: all windows out {time.monotonic() - broken:.0f} s later")
+    assert_final_tables(output, sent, CLOSED_SECONDS)
+    assert not rows(output, "dead_letters")
+
+
+def test_a_stream_stopped_by_sigterm_resumes_from_its_savepoint(
+    flink_cluster, kafka, traffic_topic, tmp_path
+):
+    topic, sent = traffic_topic
+    output = tmp_path / "out"
+    arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--environment_type=LOOPBACK"]
+    arguments.append(f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}")
+    with job(kafka, output, *arguments) as first:
+        send(kafka, topic, sent[:30_000])
+        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
+        first.terminate()
+        assert first.wait(120) == 128 + signal.SIGTERM
+    log = (tmp_path / "out.log").read_text()
+    (said,) = [line for line in log.splitlines() if line.startswith("stopped")]
+    assert "Traceback" not in log
+    assert "the same command resumes it with --savepoint_path=file:" in said
+    assert not running(flink_cluster)
+    send(kafka, topic, sent[30_000:] + LAST)
+    with job(kafka, output, *arguments, said.rpartition(" ")[2]):
+        wait_for(lambda: all_windows_are_out(output), "all windows", 180)
+        for each in running(flink_cluster):
+            requests.patch(f"{flink_cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
     assert_final_tables(output, sent, CLOSED_SECONDS)
     assert not rows(output, "dead_letters")

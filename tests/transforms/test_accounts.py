@@ -25,6 +25,9 @@ accounts = st.builds(
     duplicates=counts,
     dead_letters=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)).map(Counter),
     aggregated=counts,
+    nulled=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)).map(Counter),
+    measured=counts,
+    usable=counts,
     windows=counts,
     aggregates=counts,
     blank_lines=counts,
@@ -39,7 +42,7 @@ def test_every_field_of_the_accounts_is_tried_here() -> None:
     """A field that is new must be generated above."""
     assert {field.name for field in fields(Accounts)} == {
         *("read", "accepted", "duplicates", "dead_letters", "aggregated", "windows", "aggregates"),
-        *("blank_lines", "unknown_columns", "files", "bytes"),
+        *("nulled", "measured", "usable", "blank_lines", "unknown_columns", "files", "bytes"),
     }
 
 

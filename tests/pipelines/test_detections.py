@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from pipelines.detections import main
+
+HEADER = "frame_number,timestamp_sec,u,v,confidence,class_name,vehicle_lat,vehicle_lon,heading"
+SIGHTINGS = [
+    "0,0.0,100,200,0.9,stop,48.1,11.5,90",
+    "0,0.0,700,220,0.8,yield,48.1,11.5,90",
+    "1,0.033,104,201,0.91,stop,48.1,11.5,90",
+    "2,0.066,-4,201,0.91,stop,48.1,11.5,90",
+    "3,0.099,104,201,1.5,stop,48.1,11.5,361",
+    "9000,300.0,104,201,0.7,stop,48.1,11.5,90",
+]
+DRIVE = ["--vehicle=car-1", "--session=s-1", "--session_start=2024-05-01T12:00:00Z"]
+
+
+def table(folder: Path) -> pd.DataFrame:
+    files = sorted(folder.rglob("*.parquet"))
+    return pd.concat([pyarrow.parquet.read_table(file, partitioning=None).to_pandas() for file in files])
+
+
+def run(folder: Path, *options: str) -> int:
+    (folder / "a.csv").write_text("\n".join([HEADER, *SIGHTINGS, ""]))
+    return main([f"--input={folder / 'a.csv'}", f"--output={folder / 'out'}", *options])
+
+
+def test_signs_in_the_same_frame_are_no_duplicates(tmp_path: Path) -> None:
+    assert run(tmp_path, *DRIVE) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["read"], summary["accepted"], summary["duplicates"]) == (6, 4, 0)
+    assert summary["dead_letters"] == {"pixel_u_out_of_range": 1, "confidence_out_of_range": 1}
+    raw = table(tmp_path / "out" / "raw").sort_values("position")
+    assert raw["detection_id"].nunique() == 4
+    assert set(raw["vehicle_id"]) == {"car-1"}
+    assert raw["timestamp"].iloc[-1] == pd.Timestamp("2024-05-01T12:05:00Z")
+    letters = table(tmp_path / "out" / "dead_letters").sort_values("position")
+    assert [list(rules) for rules in letters["rules"]] == [
+        ["pixel_u_out_of_range"],
+        ["confidence_out_of_range", "heading_out_of_range"],
+    ]
+
+
+def test_the_same_file_again_has_the_same_identifiers(tmp_path: Path) -> None:
+    identifiers = []
+    for _ in range(2):
+        assert run(tmp_path, *DRIVE) == 0
+        identifiers.append(table(tmp_path / "out" / "raw")["detection_id"].tolist())
+    assert identifiers[0] == identifiers[1]
+
+
+def test_an_identifier_given_twice_is_a_duplicate(tmp_path: Path) -> None:
+    rows = [f"{SIGHTINGS[0]},d-1", f"{SIGHTINGS[0]},d-1", f"{SIGHTINGS[0]},d-2"]
+    (tmp_path / "a.csv").write_text("\n".join([f"{HEADER},detection_id", *rows, ""]))
+    assert main([f"--input={tmp_path / 'a.csv'}", f"--output={tmp_path / 'out'}", *DRIVE]) == 0
+    raw = table(tmp_path / "out" / "raw")
+    assert sorted(raw["detection_id"]) == ["d-1", "d-2"]
+    assert raw.set_index("detection_id")["position"].to_dict()["d-1"] == 1
+
+
+def test_without_the_start_of_the_recording_nothing_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--vehicle=car-1", "--session=s-1") == 2
+    assert "has no column recording_timestamp" in capsys.readouterr().err
