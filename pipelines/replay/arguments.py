@@ -12,6 +12,7 @@ import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from pipelines.parser import OneLineParser
 from pipelines.replay import properties
@@ -36,7 +37,7 @@ unusable input or no way to the topic (one line says what); 130 after Ctrl+C, 14
 handed over is settled. A second Ctrl+C gives that up too: the rest become dead letters.
 """
 DEFAULT_TOPICS = {"traffic": "traffic-raw", "detections": "detections", "air_quality": "air_quality.raw"}
-DEFAULT_REGISTRY = "http://127.0.0.1:8082"
+DEFAULT_URL = "http://127.0.0.1:8082"
 DEFAULT_VEHICLE = "vehicle-1"
 FOLDER = "out/replay"
 PACED_BATCH, UNBOUNDED_BATCH = 20, 5_000
@@ -51,7 +52,7 @@ class ReplayArguments:
     topic: str
     properties: Mapping[str, object] = field(repr=False)  # secrets are among them
     format: str
-    schema_registry: str
+    schema_registry: str = field(repr=False)  # may hold a password
     timezone: str
     speedup: float
     rate: float | None
@@ -98,7 +99,7 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
         topic=topic,
         properties={} if given.dry_run else _properties(given, environment),
         format=given.format,
-        schema_registry=given.schema_registry,
+        schema_registry=_registry(given.schema_registry, environment),
         timezone=given.timezone,
         speedup=given.speedup,
         rate=given.rate,
@@ -138,6 +139,14 @@ def _feed(given: argparse.Namespace) -> Feed:
         .with_field("session_id", default=given.session or f"session-{made}")
         .with_field("recording_timestamp", default=start)
     )
+
+
+def _registry(given: str | None, environment: Mapping[str, str]) -> str:
+    if given and "@" in urlsplit(given).netloc:
+        raise UserError(
+            "--schema_registry: a command line is no place for a secret: give SCHEMA_REGISTRY_URL"
+        )
+    return given or environment.get("SCHEMA_REGISTRY_URL") or DEFAULT_URL
 
 
 def _properties(given: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, object]:
@@ -186,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--format", choices=("json", "avro"), default="json", help="(default: %(default)s)")
     what.add_argument(
-        "--schema_registry", default=DEFAULT_REGISTRY, metavar="URL", help="for avro (default: %(default)s)"
+        "--schema_registry", metavar="URL", help=f"for avro (default: SCHEMA_REGISTRY_URL, or {DEFAULT_URL})"
     )
     what.add_argument("--max_messages", type=_positive, metavar="N", help="send no more than that")
     what.add_argument("--loop", action="store_true", help="begin again at the end, until stopped")

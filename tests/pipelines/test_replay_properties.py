@@ -43,7 +43,8 @@ def test_the_command_line_wins_over_the_file_and_that_over_the_environment(
 ) -> None:
     config = tmp_path / "client.properties"
     config.write_text(
-        "# ours\n\nlinger.ms = 7\nbatch.size=2000\ncompression.type=gzip\nsasl.password=a=b\ndelivery.timeout.ms=9000\n"
+        "# ours\n\nlinger.ms = 7\nbatch.size=2000\ncompression.type=gzip\n"
+        "sasl.password=a=b\ndelivery.timeout.ms=9000\n"
     )
     arguments = parse_arguments(
         [
@@ -118,3 +119,12 @@ def test_arguments_do_not_show_secrets_when_printed(file: Path) -> None:
     )
     assert arguments.properties["sasl.password"] == "hunter2"
     assert "hunter2" not in repr(arguments)
+
+
+def test_a_registrys_password_comes_from_the_environment_alone(file: Path) -> None:
+    run = ["traffic", "--input", str(file), "--bootstrap_servers", "a:1"]
+    with pytest.raises(UserError, match="SCHEMA_REGISTRY_URL") as refusal:
+        parse_arguments([*run, "--schema_registry", "http://me:hunter2@r:8081"], {})
+    assert "hunter2" not in str(refusal.value)
+    arguments = parse_arguments(run, {"SCHEMA_REGISTRY_URL": "http://me:hunter2@r:8081"})
+    assert arguments.schema_registry == "http://me:hunter2@r:8081" and "hunter2" not in repr(arguments)
