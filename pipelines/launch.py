@@ -148,7 +148,7 @@ def _fail(message: str) -> int:
 def _refuse_unwritable(output: str) -> None:
     """UserError now, rather than after an hour of reading, when the output cannot be written."""
     probe = FileSystems.join(output, ".writable")
-    publish(probe, b"")
+    publish(probe, b"this folder can be written\n")  # Beam cannot write an empty file to S3
     FileSystems.delete([probe])
 
 

@@ -44,12 +44,22 @@ def publish(path: str, content: pa.Buffer | bytes) -> int:
             hidden, mime_type="application/octet-stream", compression_type=CompressionTypes.UNCOMPRESSED
         ) as file:
             file.write(content)
-        FileSystems.rename([hidden], [path])
+        _rename(hidden, path)
     except (OSError, BeamIOError) as error:
         with contextlib.suppress(OSError, BeamIOError):
             FileSystems.delete([hidden])
         raise UserError(f"{path}: cannot be written: {error}") from error
     return len(content)
+
+
+def _rename(hidden: str, path: str) -> None:
+    try:
+        FileSystems.rename([hidden], [path])
+    except BeamIOError:
+        if FileSystems.get_scheme(path) != "hdfs" or not FileSystems.exists(path):
+            raise
+        FileSystems.delete([path])  # Beam's HDFS does not rename onto a file that is there
+        FileSystems.rename([hidden], [path])
 
 
 def publish_json(path: str, content: dict) -> int:
@@ -65,6 +75,22 @@ def read_json(path: str) -> dict[str, Any]:
 
 def files_below(root: str, pattern: str) -> set[str]:
     """The files below the root whose path there matches the glob, whatever characters the root has."""
-    literal_root = re.sub(r"([*?[])", r"[\1]", root)
-    (match,) = FileSystems.match([FileSystems.join(literal_root, *pattern.split(posixpath.sep))])
+    parts = pattern.split(posixpath.sep)
+    if FileSystems.get_scheme(root) != "hdfs":
+        return _matching(FileSystems.join(_literal(root), *parts))
+    folders = {
+        root
+    }  # Beam's HDFS matches a glob in the last part of a path only, and no folder may be missing
+    for part in parts:
+        present = {folder for folder in folders if FileSystems.exists(folder)}
+        folders = set().union(*(_matching(FileSystems.join(_literal(folder), part)) for folder in present))
+    return folders
+
+
+def _literal(path: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
+def _matching(pattern: str) -> set[str]:
+    (match,) = FileSystems.match([pattern])
     return {file.path for file in match.metadata_list}

@@ -1,0 +1,85 @@
+"""The job from and to file systems that are not local: a real HDFS, and a local S3 server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from moto.server import ThreadedMotoServer
+
+from pipelines import traffic
+from runners.local import HdfsCluster
+
+HEADER = "sensor_id,timestamp,speed_mph\n"
+BUCKET = "s3://readings"
+
+
+@pytest.fixture(scope="module")
+def s3_flags() -> Iterator[list[str]]:
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=url, **keys).create_bucket(Bucket="readings")
+    yield [
+        f"--s3_endpoint_url={url}",
+        "--s3_access_key_id=test",
+        "--s3_secret_access_key=test",
+        "--s3_region_name=us-east-1",
+    ]
+    server.stop()
+
+
+@pytest.fixture(params=["hdfs", "s3"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[tuple[str, list[str]]]:
+    """(the root of a file system, the flags that reach it)"""
+    if request.param == "hdfs":
+        cluster: HdfsCluster = request.getfixturevalue("hdfs")
+        yield "hdfs://readings", cluster.hdfs_flags
+    else:
+        yield BUCKET, request.getfixturevalue("s3_flags")
+
+
+def write(path: str, text: str) -> None:
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    with FileSystems.create(path) as file:
+        file.write(text.encode())
+
+
+def read(path: str) -> bytes:
+    with FileSystems.open(path) as file:
+        return file.read()
+
+
+def parquet_rows(root: str, summary: dict, folder: str) -> list[dict]:
+    paths = [f"{root}/{path}" for path in summary["output_files"] if path.startswith(folder)]
+    return [row for path in paths for row in pq.read_table(pa.BufferReader(read(path))).to_pylist()]
+
+
+def test_files_come_from_and_go_to_another_file_system_and_a_second_run_replaces_them(elsewhere):
+    root, flags = elsewhere
+    FileSystems.set_options(PipelineOptions(flags))
+    write(f"{root}/in/a.csv", HEADER + "a,2012-03-01 00:00,50\na,2012-03-02 00:00,60\nb,never,70\n")
+    arguments = ["--input", f"{root}/in/*.csv", "--output", f"{root}/out", *flags]
+    for _ in range(2):
+        assert traffic.main(arguments) == 0
+        summary = json.loads(read(f"{root}/out/summary.json"))
+        assert (summary["accepted"], summary["dead_letters"]) == (2, {"timestamp_unparsable": 1})
+        assert [row["speed_mph"] for row in parquet_rows(f"{root}/out", summary, "raw")] == [50, 60]
+        assert len(parquet_rows(f"{root}/out", summary, "processed/aggregates")) == 2
+        (letter,) = parquet_rows(f"{root}/out", summary, "dead_letters")
+        assert letter["value"] == b"b,never,70"
+    write(f"{root}/in/a.csv", HEADER + "a,2012-03-01 00:00,50\n")
+    assert traffic.main(arguments) == 0
+    written = json.loads(read(f"{root}/out/summary.json"))["output_files"]
+    assert len(written) == 2
+    for stale in set(summary["output_files"]) - set(written):
+        assert not FileSystems.exists(f"{root}/out/{stale}")
