@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import math
+import os
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -26,7 +28,7 @@ from transforms.windows import DAY_SECONDS
 SAMPLE = "sample"
 LIVE_FUTURE_SECONDS = 3600
 GROUP = "stream-processor-group-v2"
-SECRET = ("beam_flags", "kafka")
+SECRET = ("beam_flags", "kafka", "schema_registry")
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,9 @@ class Arguments:
     feed: Feed
     inputs: tuple[str, ...]
     topics: tuple[str, ...]
-    kafka: Mapping[str, str]
+    kafka: Mapping[str, str] = dataclasses.field(repr=False)
+    format: str
+    schema_registry: str = dataclasses.field(repr=False)
     start: str
     out_of_orderness_seconds: int
     idle_seconds: int
@@ -125,6 +129,8 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
             "group.id": GROUP,
             **dict(options.kafka_config),
         },
+        format=options.format,
+        schema_registry=options.schema_registry,
         start=options.start,
         out_of_orderness_seconds=options.out_of_orderness_seconds,
         idle_seconds=options.idle_seconds,
@@ -272,6 +278,15 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="further settings of librdkafka, such as security.protocol=SASL_SSL",
+    )
+    kafka.add_argument(
+        "--format", choices=("json", "avro"), default="json", help="of the messages (default: %(default)s)"
+    )
+    kafka.add_argument(
+        "--schema_registry",
+        default=os.environ.get("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8082"),
+        metavar="URL",
+        help="of Avro's schemas (default: SCHEMA_REGISTRY_URL, or http://127.0.0.1:8082)",
     )
     kafka.add_argument(
         "--start",

@@ -56,12 +56,12 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
     """The graph of a batch run."""
     feed, output, run = arguments.feed, arguments.output, arguments.run
     if arguments.topics:
-        from transforms.decode_json import DecodeJson  # Kafka's packages are an extra
+        from pipelines.stream import message_decode  # Kafka's packages are an extra
         from transforms.kafka_source import ReadToEnd, find_partitions
 
         partitions = find_partitions(arguments.topics, arguments.kafka, arguments.start)
         source = pipeline | beam.Create(partitions) | ReadToEnd(arguments.kafka)
-        decoded = source.records | DecodeJson(feed, arguments.timezone)
+        decoded = source.records | message_decode(arguments)
     else:
         source = pipeline | beam.Create(arguments.inputs) | ReadCsv(feed)
         decoded = source.records | DecodeCsv(feed, arguments.timezone)

@@ -15,20 +15,30 @@ import pyarrow as pa
 
 from pipelines.arguments import Arguments
 from schemas.feed import Feed
-from transforms.decode_json import decode_json
+from transforms.avro import DecodeAvro
+from transforms.decode import Decode
+from transforms.decode_json import DecodeJson
 from transforms.kafka_sink import WriteAggregatesToKafka, WriteDeadLettersToKafka
 from transforms.kafka_source import ReadForever, find_partitions
 from transforms.merged_files import MergeDeadLetters, MergePanes
 from transforms.panes import SummarizePanes
+from transforms.schema_registry import SchemaRegistry
 from transforms.validate import validate
 from transforms.windows import GroupByWindow
 
 
+def message_decode(arguments: Arguments) -> Decode:
+    """The step that decodes the topics' messages."""
+    if arguments.format == "avro":
+        return DecodeAvro(arguments.feed, SchemaRegistry(arguments.schema_registry))
+    return DecodeJson(arguments.feed, arguments.timezone)
+
+
 def decode_and_validate(
-    records: pa.RecordBatch, now: int, feed: Feed, timezone: str
+    records: pa.RecordBatch, now: int, feed: Feed, decode: Decode
 ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
     """Records of messages -> (accepted readings, batches of dead letters)."""
-    readings, malformed = decode_json(records, feed, timezone, now)
+    readings, malformed = decode.decode(records, now)
     accepted, invalid = validate(readings, feed, now)
     return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
 
@@ -40,7 +50,7 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         feed=feed,
         topics=arguments.topics,
         configuration=kafka,
-        decode=partial(decode_and_validate, feed=feed, timezone=arguments.timezone),
+        decode=partial(decode_and_validate, feed=feed, decode=message_decode(arguments)),
         window_seconds=arguments.window_seconds,
         lateness=arguments.allowed_lateness_seconds,
         out_of_orderness=arguments.out_of_orderness_seconds,

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import io
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
-import apache_beam as beam
 import fastavro
 import numpy as np
 import pyarrow as pa
@@ -25,8 +23,8 @@ import pyruhvro
 
 from schemas.avro import Schema, avro_schema, unreadable_fields
 from schemas.feed import WHERE_FROM, Feed
-from transforms import counters
 from transforms.dead_letters import Failure, to_dead_letters
+from transforms.decode import Decode
 from transforms.messages import from_messages
 from transforms.schema_registry import SchemaRegistry
 
@@ -243,26 +241,12 @@ def _to_readings(columns: pa.RecordBatch, records: pa.RecordBatch, feed: Feed) -
     )
 
 
-class _Decode(beam.DoFn):
-    def __init__(self, feed: Feed, registry: SchemaRegistry) -> None:
-        self.feed, self.registry = feed, registry
-
-    def process(self, records: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        readings, failures = decode_avro(records, self.feed, self.registry.schema, time.time_ns() // 1000)
-        counters.add(decoded=readings.num_rows, decode_failures=failures.num_rows)
-        yield readings
-        if failures.num_rows:
-            yield beam.pvalue.TaggedOutput("failures", failures)
-
-
 @dataclass
-class DecodeAvro(beam.PTransform):
-    """Records of framed Avro -> `readings`, not yet validated, and `failures`, dead letters."""
+class DecodeAvro(Decode):
+    """Records of framed Avro, by the schemas of a registry."""
 
     feed: Feed
     registry: SchemaRegistry
 
-    def expand(self, records: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
-        return records | beam.ParDo(_Decode(self.feed, self.registry)).with_output_types(
-            pa.RecordBatch, failures=pa.RecordBatch
-        ).with_outputs("failures", main="readings")
+    def decode(self, records: pa.RecordBatch, now: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        return decode_avro(records, self.feed, self.registry.schema, now)

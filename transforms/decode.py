@@ -300,25 +300,36 @@ def _mask(mask: pa.BooleanArray) -> np.ndarray:
 
 
 class _Decode(beam.DoFn):
-    def __init__(self, feed: Feed, timezone: str) -> None:
-        self.feed, self.timezone = feed, timezone
+    def __init__(self, step: Decode) -> None:
+        self.step = step
 
     def process(self, records: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        readings, failures = decode_csv(records, self.feed, self.timezone, time.time_ns() // 1000)
+        readings, failures = self.step.decode(records, time.time_ns() // 1000)
         counters.add(decoded=readings.num_rows, decode_failures=failures.num_rows)
         yield readings
         if failures.num_rows:
             yield beam.pvalue.TaggedOutput("failures", failures)
 
 
+class Decode(beam.PTransform):
+    """Records -> `readings`, not yet validated, and `failures`, dead letters; each format is a subclass."""
+
+    def decode(self, records: pa.RecordBatch, now: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """(readings, dead letters) of a batch; `now` is microseconds since the epoch."""
+        raise NotImplementedError
+
+    def expand(self, records: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
+        return records | beam.ParDo(_Decode(self)).with_output_types(
+            pa.RecordBatch, failures=pa.RecordBatch
+        ).with_outputs("failures", main="readings")
+
+
 @dataclass
-class DecodeCsv(beam.PTransform):
-    """Records of CSV text -> `readings`, not yet validated, and `failures`, dead letters."""
+class DecodeCsv(Decode):
+    """Records of CSV text; `timezone` is that of timestamps without an offset."""
 
     feed: Feed
     timezone: str = "UTC"
 
-    def expand(self, records: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
-        return records | beam.ParDo(_Decode(self.feed, self.timezone)).with_output_types(
-            pa.RecordBatch, failures=pa.RecordBatch
-        ).with_outputs("failures", main="readings")
+    def decode(self, records: pa.RecordBatch, now: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        return decode_csv(records, self.feed, self.timezone, now)

@@ -15,23 +15,21 @@ from __future__ import annotations
 import codecs
 import json
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
-import apache_beam as beam
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, Feed, Field
-from transforms import counters
 from transforms.casts import is_utf8, rows_where, to_timestamps
 from transforms.dead_letters import Failure, to_dead_letters
+from transforms.decode import Decode
 
 MAXIMUM_DEPTH = 250
 FIRST_MILLI, LAST_MILLI = -62_167_219_200_000, 253_402_300_799_999  # of the years 0000 to 9999
@@ -277,26 +275,12 @@ def _to_timestamps(values: list[str | int | None], timezone: str) -> tuple[pa.Ar
         return pc.coalesce(utc, pa.array(millis, pa.timestamp("ms", "UTC")).cast(TIMESTAMP)), failed
 
 
-class _Decode(beam.DoFn):
-    def __init__(self, feed: Feed, timezone: str) -> None:
-        self.feed, self.timezone = feed, timezone
-
-    def process(self, records: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        readings, failures = decode_json(records, self.feed, self.timezone, time.time_ns() // 1000)
-        counters.add(decoded=readings.num_rows, decode_failures=failures.num_rows)
-        yield readings
-        if failures.num_rows:
-            yield beam.pvalue.TaggedOutput("failures", failures)
-
-
 @dataclass
-class DecodeJson(beam.PTransform):
-    """Records of JSON -> `readings`, not yet validated, and `failures`, dead letters."""
+class DecodeJson(Decode):
+    """Records of JSON; `timezone` is that of timestamps without an offset."""
 
     feed: Feed
     timezone: str = "UTC"
 
-    def expand(self, records: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
-        return records | beam.ParDo(_Decode(self.feed, self.timezone)).with_output_types(
-            pa.RecordBatch, failures=pa.RecordBatch
-        ).with_outputs("failures", main="readings")
+    def decode(self, records: pa.RecordBatch, now: int) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        return decode_json(records, self.feed, self.timezone, now)

@@ -19,6 +19,7 @@ import requests
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipelines import traffic
+from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
 from runners.local import FlinkCluster, KafkaBroker
 from schemas.traffic import TRAFFIC
@@ -91,6 +92,27 @@ def test_to_the_topic_s_end_gives_what_batch_gives_of_the_same_rows(kafka, new_t
     assert topics.equals(files)
     files, topics = (table(tmp_path / name, "processed/aggregates") for name in ("files", "topic"))
     assert topics.equals(files)
+
+
+def test_a_topic_of_avro_gives_what_the_replayed_file_gives(kafka, schema_registry, new_topic, tmp_path):
+    write_sample(str(tmp_path), sensors=10, step_seconds=120)
+    topic = new_topic(2)
+    broker = ["--bootstrap_servers", kafka.bootstrap_servers, "--topic", topic]
+    avro = ["--format", "avro", "--schema_registry", schema_registry.url]
+    letters = ["--dead_letters", str(tmp_path / "letters")]
+    assert replay.main(["traffic", "--input", str(tmp_path / "traffic.csv"), *broker, *avro, *letters]) == 0
+    send(kafka, topic, [(0, reading("a", 0))])  # JSON among the Avro
+    sensors = ["--sensors", str(tmp_path / "traffic.sensors.csv"), "--max_future_seconds", "3600"]
+    files = ["--input", str(tmp_path / "traffic.csv"), "--output", str(tmp_path / "files")]
+    assert traffic.main([*files, *sensors]) == 0
+    assert traffic.main([*broker, *avro, *sensors, "--output", str(tmp_path / "topic")]) == 0
+    letters_by_reason = json.loads((tmp_path / "topic" / "summary.json").read_text())["dead_letters"]
+    assert letters_by_reason["not_framed"] == 1
+    names = [field.name for field in TRAFFIC.fields if field.name not in ("event_id", TRAFFIC.ingestion_time)]
+    read_from_files, read_from_topic = (
+        table(tmp_path / name, "raw").select(names) for name in ("files", "topic")
+    )
+    assert read_from_topic.equals(read_from_files)
 
 
 def test_poison_in_a_topic_becomes_dead_letters_with_its_bytes_and_offsets(kafka, new_topic, tmp_path):
