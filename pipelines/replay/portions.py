@@ -135,7 +135,9 @@ def _known(feed: Feed, columns: Iterable[str]) -> list[str]:
     known = [
         field
         for field in feed.fields
-        if field.name in made or field.default is not None or set(feed.columns_of(field)) & set(columns)
+        if field.name in made
+        or (field.required and field.default is not None)
+        or set(feed.columns_of(field)) & set(columns)
     ]
     return list(dict.fromkeys(field.group or field.name for field in known))
 

@@ -69,7 +69,6 @@ def test_detections_carry_identifiers_vehicle_session_and_times(
         "vehicle_lat": 52.2,
         "vehicle_lon": 4.4,
         "heading": None,
-        "recording_timestamp": "2026-03-01T08:00:00Z",
         "detection_id": "",
     }
 
