@@ -45,17 +45,22 @@ def _draw(console: Console, input_bytes: int | None, ended: threading.Event) -> 
     )
     with Progress(*columns, console=console, transient=True, auto_refresh=False) as bars:
         reading = bars.add_task("reading", total=input_bytes, rows=0, rate=0)
-        writing = bars.add_task("writing", total=None, rows=0, rate=0, visible=False)
+        writing = bars.add_task("writing", total=None, rows=0, rate=0, visible=False, start=False)
         while not ended.wait(DRAW_EVERY_SECONDS):
-            _advance(bars, reading, progress.count("read"), progress.count("bytes"))
-            if written := progress.count("written"):
+            written = progress.count("written")
+            # Headers and blank lines are no rows: the bytes of the rows alone never reach the total.
+            _advance(
+                bars, reading, progress.count("read"), (written and input_bytes) or progress.count("bytes")
+            )
+            if written:
+                bars.start_task(writing)
                 bars.update(writing, total=progress.count("valid"), visible=True)
                 _advance(bars, writing, written, written)
             bars.refresh()
 
 
 def _advance(bars: Progress, task: TaskID, rows: int, completed: int) -> None:
-    seconds = bars.tasks[task].elapsed or 0
+    seconds = bars.tasks[task].finished_time or bars.tasks[task].elapsed or 0
     bars.update(task, completed=completed, rows=rows, rate=round(rows / seconds) if seconds else 0)
 
 

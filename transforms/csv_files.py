@@ -307,7 +307,7 @@ class _ReadBlocks(beam.DoFn):
         read = blank = 0
         for batch, blank_lines in read_block(block):
             read, blank = read + batch.num_rows, blank + blank_lines
-            progress.add(read=batch.num_rows, bytes=batch["value"].nbytes)
+            progress.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
             counters.add(read=batch.num_rows)
             yield batch
         unknown = {column for column in block.columns if column not in self.known}
