@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test lint benchmark clean
 
 demo: .venv/installed
-	$(BIN)/python -m pipelines.traffic --output out
+	$(BIN)/python -m pipelines.traffic
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
@@ -20,7 +20,7 @@ benchmark: .venv/installed
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install -qq --editable '.[test]'
 	touch $@
 
 clean:

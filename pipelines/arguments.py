@@ -20,6 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from pipelines.parser import OneLineParser
 from pipelines.sample.traffic import write_sample
+from runners.options import pipeline_options
 from schemas.feed import TIMESTAMP, Feed, Field
 from transforms.errors import UserError
 from transforms.parquet import digest
@@ -78,7 +79,8 @@ class Arguments:
 
     @property
     def run(self) -> str:
-        return digest(self.sources)
+        reader = [self.start, self.kafka["bootstrap.servers"]] if self.topics else []
+        return digest([*self.sources, *reader])
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -103,7 +105,11 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
     options, beam_flags = _parser(feed).parse_known_args(argv)
+    if options.runner == "DirectRunner":
+        pipeline_options(options.runner, beam_flags)  # refuses an option that nobody knows before any work
     manifest = None
+    if options.input and options.topic:
+        raise UserError("give --input or --topic, not both")
     if options.input is None and not options.topic:
         if feed.name != "traffic":
             raise UserError("give files with --input or topics with --topic; only traffic has a sample")
@@ -123,7 +129,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     return Arguments(
         feed=feed,
         inputs=_matching(options.input or ()),
-        topics=tuple(options.topic),
+        topics=tuple(dict.fromkeys(options.topic)),
         kafka={
             "bootstrap.servers": options.bootstrap_servers,
             "group.id": GROUP,
@@ -165,10 +171,13 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         nargs="+",
         metavar="FILE",
         help="CSV files or globs, plain, .gz, .bz2 or .zst, local or on any of Beam's file systems "
-        "(default: a simulated day, made on first use in sample/)",
+        + ("(default: a simulated day, made on first use in sample/)" if feed.name == "traffic" else ""),
     )
     files.add_argument(
-        "--output", default="out", metavar="FOLDER", help="where results go, local or not (default: out)"
+        "--output",
+        default=f"out/{feed.name}",
+        metavar="FOLDER",
+        help="where results go, local or not (default: %(default)s)",
     )
     files.add_argument(
         "--timezone",
@@ -293,8 +302,8 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
         type=_start,
         default="earliest",
         metavar="PLACE",
-        help="earliest, latest, group (where the group's committed offsets are), or a time such as "
-        "2012-03-01T00:00:00Z (default: %(default)s)",
+        help="earliest, latest, a time such as 2012-03-01T00:00:00Z, or group (its committed offsets: "
+        "a stream so started lacks the readings of windows open then) (default: %(default)s)",
     )
     stream = parser.add_argument_group("streams", "Of a run without end.")
     for name, default, text in (
@@ -334,6 +343,7 @@ def _with_sample(options: argparse.Namespace) -> tuple[argparse.Namespace, str]:
     if not manifest.exists():
         log.info("no --input: simulating a day of traffic into %s/", SAMPLE)
         write_sample(SAMPLE)
+    log.info("no --input: running on the simulated sample with its --sensors and --max_future_seconds")
     completed = {
         "input": [str(Path(SAMPLE, "traffic.csv"))],
         "sensors": options.sensors or str(Path(SAMPLE, "traffic.sensors.csv")),
@@ -349,6 +359,11 @@ def _matching(patterns: Sequence[str]) -> tuple[str, ...]:
     paths = set()
     for pattern in map(_absolute, patterns):
         try:
+            if "://" not in pattern and Path(pattern).is_file():  # whatever brackets its name has
+                paths.add(pattern)
+                continue
+            if "://" not in pattern and Path(pattern).is_dir():
+                raise UserError(f"--input {pattern}: is a folder; give {pattern}/*.csv")
             (match,) = FileSystems.match([pattern])
         except (BeamIOError, ValueError) as error:
             raise UserError(f"--input {pattern}: cannot be listed: {error}") from error

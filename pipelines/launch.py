@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
@@ -24,7 +25,7 @@ from transforms import counters
 from transforms.accounts import SUMMARY
 from transforms.csv_files import CODECS
 from transforms.errors import UserError
-from transforms.files import files_below, publish, read_json
+from transforms.files import files_below, publish, publish_json, read_json
 from transforms.parquet import digest
 
 ENDED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
@@ -44,6 +45,9 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
         return _stream(arguments) if arguments.streaming else _batch(arguments)
     except (UserError, UnusableRunner) as error:
         return _fail(WHILE_RUNNING.sub("", str(error)))
+    except KeyboardInterrupt:
+        print("interrupted: run it again to complete it", file=sys.stderr)
+        return 128 + signal.SIGINT
     except RuntimeError as error:  # a portable runner tells of an error in a worker as text
         if found := USER_ERROR_IN_TEXT.search(str(error)):
             return _fail(found[1])
@@ -51,15 +55,18 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
 
 
 def _batch(arguments: Arguments) -> int:
+    path = FileSystems.join(arguments.output, SUMMARY)
     pipeline = _pipeline(arguments)
     build_batch(pipeline, arguments)
-    with shown(_input_bytes(arguments.inputs)):
+    with _undone_on_failure(arguments, path), shown(_input_bytes(arguments.inputs)):
         result = pipeline.run()
         result.wait_until_finish()
-    summary = read_json(FileSystems.join(arguments.output, SUMMARY))
-    _delete_stale_files(arguments, summary["output_files"])
+    summary = read_json(path)
+    stale = _delete_stale_files(arguments, summary["output_files"])
     for line in closing_lines(arguments.output, summary):
         print(line)
+    if stale:
+        print(f"deleted          {stale:>13,}  files that the same inputs gave before and no longer give")
     if not summary["balanced"]:
         for line in _losses(result, summary):
             print(f"rows lost        {line}")
@@ -69,9 +76,26 @@ def _batch(arguments: Arguments) -> int:
     return 0 if summary["balanced"] else 1
 
 
+@contextlib.contextmanager
+def _undone_on_failure(arguments: Arguments, path: str) -> Iterator[None]:
+    """Without a summary a run is not finished; one that fails takes the files with it that it has added."""
+    earlier = read_json(path) if FileSystems.exists(path) else None
+    if earlier:
+        FileSystems.delete([path])
+    before = _own_files(arguments)
+    try:
+        yield
+    except (UserError, RuntimeError):
+        FileSystems.delete(sorted(_own_files(arguments) - before))
+        if earlier and earlier["inputs"] != list(arguments.inputs):
+            publish_json(path, earlier)  # the run before it, over other inputs, is still whole
+        raise
+
+
 def _stream(arguments: Arguments) -> int:
     from pipelines.stream import build_stream  # Kafka's packages are an extra
 
+    _refuse_files_of_others(arguments)
     pipeline = _pipeline(arguments)
     build_stream(pipeline, arguments)
     signal.signal(signal.SIGTERM, _stop)
@@ -82,6 +106,17 @@ def _stream(arguments: Arguments) -> int:
         print(_stopped_at(pipeline), flush=True)
         return STOPPED[type(stopped)]
     return 0
+
+
+def _refuse_files_of_others(arguments: Arguments) -> None:
+    """A stream replaces a window's rows by those it has read itself: only one that resumes has them all."""
+    resumes = any(flag.startswith("--savepoint_path") for flag in arguments.beam_flags)
+    files = f"year=*/month=*/day=*/{arguments.feed.name}-*.parquet"
+    if not resumes and (present := files_below(arguments.output, f"raw/{files}")):
+        raise UserError(
+            f"{min(present)}: this output already holds the results of another run; resume that with "
+            "--savepoint_path, or choose another --output"
+        )
 
 
 class _Stopped(BaseException):
@@ -147,9 +182,12 @@ def _fail(message: str) -> int:
 
 def _refuse_unwritable(output: str) -> None:
     """UserError now, rather than after an hour of reading, when the output cannot be written."""
-    probe = FileSystems.join(output, ".writable")
-    publish(probe, b"this folder can be written\n")  # Beam cannot write an empty file to S3
-    FileSystems.delete([probe])
+    try:
+        probe = FileSystems.join(output, ".writable")
+        publish(probe, b"this folder can be written\n")  # Beam cannot write an empty file to S3
+        FileSystems.delete([probe])
+    except ValueError as error:
+        raise UserError(f"--output {output}: {error}") from error
 
 
 def _input_bytes(paths: tuple[str, ...]) -> int | None:
@@ -159,14 +197,26 @@ def _input_bytes(paths: tuple[str, ...]) -> int | None:
     return sum(file.size_in_bytes for match in FileSystems.match(list(paths)) for file in match.metadata_list)
 
 
-def _delete_stale_files(arguments: Arguments, written: Sequence[str]) -> None:
-    """Deletes what an earlier run over the same inputs, whole or killed, wrote and this one did not."""
-    feed, output = arguments.feed.name, arguments.output
+def _own_files(arguments: Arguments) -> set[str]:
+    """The files that runs over the same inputs, whole or killed, have written."""
+    feed = arguments.feed.name
     by_day = f"year=*/month=*/day=*/{feed}-*-{arguments.run}.parquet"
-    patterns = [f"raw/{by_day}", f"processed/aggregates/{by_day}"]
-    patterns += [f"dead_letters/{feed}-{digest([source])}-*.parquet" for source in arguments.sources]
-    present = set().union(*(files_below(output, pattern) for pattern in patterns))
-    FileSystems.delete(sorted(present - {FileSystems.join(output, *path.split("/")) for path in written}))
+    patterns = [f"raw/{by_day}", f"processed/*/{by_day}"]
+    patterns += [f"dead_letters/{feed}-{digest([source])}-*.parquet" for source in arguments.inputs]
+    return set().union(*(files_below(arguments.output, pattern) for pattern in patterns))
+
+
+def _delete_stale_files(arguments: Arguments, written: Sequence[str]) -> int:
+    """Deletes what an earlier run over the same files wrote and this one did not; returns how many.
+
+    A topic may have lost its oldest messages since: what they gave is kept.
+    """
+    if arguments.topics:
+        return 0
+    whole = {FileSystems.join(arguments.output, *path.split("/")) for path in written}
+    stale = _own_files(arguments) - whole
+    FileSystems.delete(sorted(stale))
+    return len(stale)
 
 
 def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:

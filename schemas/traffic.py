@@ -59,7 +59,7 @@ TRAFFIC = Feed(
         Field("road_name", TEXT, "The road, such as I-405."),
         Field("direction", TEXT, "The direction of travel."),
         Field("lane_count", pa.int32(), "Lanes that the detector covers.", unit="lanes"),
-        Field("event_id", pa.string(), "Identifies the message; a UUID of its file and row unless given."),
+        Field("event_id", pa.string(), "Identifies the message; replay gives one to those that have none."),
         Field("segment_id", TEXT, "The stretch of road that the detector stands for."),
         Field("weather_condition", TEXT, "The weather at the time, such as clear or rain."),
         Field("incident_nearby", pa.bool_(), "Whether an incident is reported close by."),

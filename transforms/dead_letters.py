@@ -20,7 +20,7 @@ from transforms.batches import concatenate
 from transforms.files import publish
 from transforms.parquet import digest, to_parquet
 
-ROWS_PER_FILE = 1_000_000
+ROWS_PER_FILE = 100_000
 
 
 class Failure(NamedTuple):
@@ -36,7 +36,7 @@ def to_dead_letters(
     """A batch of `DEAD_LETTER`, one for each record.
 
     `records` has at least the columns of `RECORD`; `which` says for each of its rows which of `failures` it
-    is; `now` is microseconds since the epoch. The line ending of a file's row is not kept.
+    is; `now` is microseconds since the epoch. The line ending of a file's row is no part of it.
     """
     rows = records.num_rows
     index = pa.array(which, pa.int32())

@@ -24,6 +24,8 @@ PRODUCER = {
     "delivery.report.only.error": True,
 }
 
+Headers = list[tuple[str, str | bytes | None]]
+
 silent = logging.getLogger(f"{__name__}.librdkafka")
 silent.setLevel(logging.CRITICAL)  # what matters of its log is raised
 
@@ -83,15 +85,23 @@ def to_upserts(aggregates: pa.RecordBatch, feed: Feed) -> list[dict]:
 
 class _SendDeadLetters(_Send):
     def process(self, letters: pa.RecordBatch) -> None:
+        causes = letters.drop_columns(["value"]).to_pylist()
+        for value, cause in zip(letters["value"].to_pylist(), causes, strict=True):
+            key = f"{cause['source']}/{cause['partition']}/{cause['position']}"
+            headers: Headers = [(name, str(text)) for name, text in cause.items()]
+            while not self._produced(value, key, headers):
+                pass
+
+    def _produced(self, value: bytes | None, key: str, headers: Headers) -> bool:
+        """Whether librdkafka's queue had room for the message."""
         assert self.producer
-        headers = letters.drop_columns(["value"]).to_pylist()
-        for value, header in zip(letters["value"].to_pylist(), headers, strict=True):
-            key = f"{header['source']}/{header['partition']}/{header['position']}"
-            self.producer.produce(
-                self.topic, value, key, headers=[(name, str(text)) for name, text in header.items()],
-                on_delivery=self._note,
-            )  # fmt: skip
-            self.producer.poll(0)
+        try:
+            self.producer.produce(self.topic, value, key, headers=headers, on_delivery=self._note)
+        except BufferError:
+            self.producer.poll(0.1)
+            return False
+        self.producer.poll(0)
+        return True
 
 
 @dataclass

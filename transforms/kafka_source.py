@@ -31,12 +31,14 @@ from transforms.accounts import Accounts
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.errors import UserError
 from transforms.progress import progress
-from transforms.watermarks import MICROS, advance, too_late
+from transforms.watermarks import MICROS, advance, newest_supported, too_late
 
 MESSAGES = 16_384
 BROKER_SECONDS = 10
 SILENCE_SECONDS = 60
 SLICE_SECONDS = 0.25
+PEEKED = 100
+PEEK_SECONDS = 2
 COMMIT_SECONDS = 1
 FOREVER = 2**63 - 1
 LEAP_MICROS = 86_400 * MICROS
@@ -105,7 +107,7 @@ def _servers(configuration: Mapping[str, object]) -> str:
 def _partition_numbers(consumer: Consumer, topic: str, configuration: Mapping[str, object]) -> list[int]:
     metadata = consumer.list_topics(topic, BROKER_SECONDS).topics[topic]
     if metadata.error is not None:
-        raise UserError(f"topic {topic}: {metadata.error.str()} {_servers(configuration)}; create it first")
+        raise UserError(f"{_servers(configuration)}: topic {topic} does not exist; create it first")
     return sorted(metadata.partitions)
 
 
@@ -229,6 +231,10 @@ class ReadToEnd(beam.PTransform):
 
 
 class _UnboundedOffsets(OffsetRestrictionTracker):
+    def try_split(self, fraction_of_remainder: float):
+        """Splits behind what is claimed: nothing lies in the middle of what has no end."""
+        return super().try_split(0)
+
     def is_bounded(self) -> bool:
         return False
 
@@ -355,7 +361,7 @@ class _ReadForever(beam.DoFn):
             _set(estimator, max(reached))
 
     def _others(self, reader: _Reader) -> list[TopicPartition]:
-        """The other partitions, each at the last offset that the group says it has read."""
+        """The other partitions, each at the offset up to which the group says it has read."""
         mine = (reader.partition.topic, reader.partition.number)
         topics = {topic: reader.consumer.list_topics(topic, BROKER_SECONDS) for topic in self.source.topics}
         places = [
@@ -366,23 +372,26 @@ class _ReadForever(beam.DoFn):
         ]
         committed = reader.consumer.committed(places, BROKER_SECONDS)
         return [
-            TopicPartition(place.topic, place.partition, place.offset - 1)
+            TopicPartition(place.topic, place.partition, place.offset)
             for place in committed
             if place.offset > 0
         ]
 
     def _newest_read(self, place: TopicPartition) -> int | None:
-        """The event time of the message at that place; None when it is none of a reading."""
+        """The newest event time that several of the messages before that place reach; None without any."""
         if self.peeking is None:
             self.peeking = connect(self.source.configuration)
-        self.peeking.assign([place])
-        messages, _ = consume(self.peeking, BROKER_SECONDS, 1)
-        self.peeking.unassign()
-        if not messages:
+        low, _ = self.peeking.get_watermark_offsets(place, BROKER_SECONDS)
+        first = max(low, place.offset - PEEKED)
+        if first >= place.offset:  # nothing read yet, or all of it is past its retention
             return None
-        records = to_records(messages, place.topic, place.partition)
-        readings, _ = self.source.decode(records, time.time_ns() // 1000)
-        return int(_times(readings, self.source.feed).max()) if readings.num_rows else None
+        self.peeking.assign([TopicPartition(place.topic, place.partition, first)])
+        messages, _ = consume(self.peeking, PEEK_SECONDS, place.offset - first)
+        self.peeking.unassign()
+        readings, _ = self.source.decode(
+            to_records(messages, place.topic, place.partition), time.time_ns() // 1000
+        )
+        return newest_supported(_times(readings, self.source.feed)) if readings.num_rows > 1 else None
 
     def teardown(self) -> None:
         for reader in self.readers.values():
@@ -412,7 +421,8 @@ class ReadForever(beam.PTransform):
 
     `decode` makes accepted readings and dead letters of a batch of records. The watermark of a partition is
     its newest supported event time less `out_of_orderness` seconds (`transforms.watermarks`), and it is
-    checkpointed with the offset, so that a replay finds the same rows too late.
+    checkpointed with the offset. How the broker cuts messages into polls may differ in a replay, and with it
+    which rows at the edge are too late.
     """
 
     feed: Feed

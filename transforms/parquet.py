@@ -102,7 +102,7 @@ class DailyFiles:
         if others:
             raise UserError(
                 f"{min(others)}: this day already holds the results of other inputs; give all files of "
-                "a day in one run, or choose another --output"
+                "a day in one run, delete that folder first, or choose another --output"
             )
 
 

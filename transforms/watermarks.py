@@ -24,19 +24,20 @@ def newest_supported(event_times: np.ndarray) -> int:
 def advance(watermark: int | None, event_times: np.ndarray, out_of_orderness: int, leap: int) -> int | None:
     """The watermark after rows of those event times: bounded out-of-orderness, and it never goes back.
 
-    All in microseconds since the epoch. A lone row that is more than `leap` ahead of the watermark moves
-    nothing: it may be wrong, and if it is right the rows after it will say so.
+    All in microseconds since the epoch. A lone row that is the first, or more than `leap` ahead of the
+    watermark, moves nothing: it may be wrong, and if it is right the rows after it will say so.
 
     >>> advance(100, np.array([150, 160, 170]), out_of_orderness=20, leap=1_000)
     140
+    >>> advance(None, np.array([9_999]), out_of_orderness=20, leap=1_000)
     """
     if not len(event_times):
         return watermark
     candidate = newest_supported(event_times) - out_of_orderness
+    if len(event_times) == 1 and (watermark is None or candidate > watermark + leap):
+        return watermark
     if watermark is None:
         return candidate
-    if len(event_times) == 1 and candidate > watermark + leap:
-        return watermark
     return max(watermark, candidate)
 
 

@@ -96,7 +96,7 @@ class GroupByWindow(beam.PTransform):
         )
 
     def _triggering(self) -> dict[str, Any]:
-        if not self.allowed_lateness_seconds:
+        if not (self.allowed_lateness_seconds or self.early_seconds):
             return {}
         early = Repeatedly(AfterProcessingTime(self.early_seconds)) if self.early_seconds else None
         return {

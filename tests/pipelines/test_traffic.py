@@ -241,6 +241,15 @@ def test_a_day_of_other_inputs_is_refused_and_left_as_it_was(run, tmp_path, caps
     assert table(tmp_path / "out", "raw").num_rows == 2
 
 
+def test_a_refused_run_takes_what_it_has_written_with_it(run, tmp_path):
+    run(HEADER + "a,2012-03-05 00:00:00,50\n")
+    before = {path: (tmp_path / "out" / path).read_bytes() for path in files(tmp_path / "out")}
+    other = tmp_path / "other.csv"
+    other.write_text(HEADER + "".join(f"a,2012-03-0{day} 12:00:00,50\n" for day in range(1, 10)))
+    assert traffic.main(["--input", str(other), "--output", str(tmp_path / "out")]) == 2
+    assert {path: (tmp_path / "out" / path).read_bytes() for path in files(tmp_path / "out")} == before
+
+
 def test_of_duplicates_over_files_the_first_by_source_order_stays(run, tmp_path):
     row = "a,2012-03-01 00:00:00,{}\n"
     summary = run(HEADER + row.format(1), HEADER + row.format(2) + row.format(3))
@@ -289,6 +298,9 @@ def test_compressed_files_give_the_same_readings(suffix, run, tmp_path):
         (["--input", "truncated.csv.gz"], "truncated.csv.gz: truncated"),
         (["--input", "truncated.csv.bz2"], "truncated.csv.bz2: truncated"),
         (["--input", "truncated.csv.zst"], "truncated.csv.zst: truncated"),
+        (["--input", "."], "is a folder; give"),
+        (["--output", "no-such-scheme://out"], "no-such-scheme://out"),
+        (["--topic", "t"], "--input or --topic, not both"),
         (["--input", "latin.csv"], "latin.csv: its header row is not UTF-8"),
     ],
 )
@@ -345,6 +357,26 @@ def test_line_endings_order_unknown_columns_and_byte_order_mark(run, tmp_path):
         ("b", 51, "2012-03-01T00:00:00+00:00"),
     ]
     assert {row["volume_vph"] for row in rows} == {None}
+
+
+def test_an_input_may_have_brackets_in_its_name(run, tmp_path):
+    path = tmp_path / "readings [1].csv"
+    path.write_text(HEADER + "a,2012-03-01,50\n")
+    assert run(path)["accepted"] == 1
+
+
+def test_ctrl_c_is_one_line_and_status_130_and_leaves_no_summary(tmp_path):
+    readings, output = tmp_path / "readings.csv", tmp_path / "out"
+    readings.write_text(
+        HEADER + "".join(f"s{n % 50},2012-03-{1 + n % 28:02},{n % 120}\n" for n in range(2_000_000))
+    )
+    job = start("--input", str(readings), "--output", str(output), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: output.exists() or job.poll() is not None)
+    job.send_signal(signal.SIGINT)
+    error = job.communicate()[1]
+    assert job.returncode == 130, error
+    assert error.splitlines()[-1] == "interrupted: run it again to complete it"
+    assert not (output / "summary.json").exists()
 
 
 def test_a_hostile_sensor_id_is_data(run, tmp_path):

@@ -133,6 +133,40 @@ def test_poison_in_a_topic_becomes_dead_letters_with_its_bytes_and_offsets(kafka
     assert rows(tmp_path / "out", "raw", "sensor_id, partition, position") == [("a", 0, 0), ("b", 0, 9)]
 
 
+def test_another_start_does_not_delete_what_the_topic_gave_before(kafka, new_topic, tmp_path):
+    topic = new_topic(1)
+    send(kafka, topic, [(0, reading("a", 0)), (0, reading("a", 86_400))])
+    source = [
+        "--topic",
+        topic,
+        "--bootstrap_servers",
+        kafka.bootstrap_servers,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert traffic.main(source) == 0
+    assert traffic.main([*source, "--start", "latest"]) == 0
+    assert [row[0] for row in rows(tmp_path / "out", "raw", "position")] == [0, 1]
+
+
+def test_a_stream_is_refused_an_output_that_holds_the_results_of_another_run(
+    kafka, new_topic, tmp_path, capfd
+):
+    topic = new_topic(1)
+    send(kafka, topic, [(0, reading("a", 0))])
+    source = [
+        "--topic",
+        topic,
+        "--bootstrap_servers",
+        kafka.bootstrap_servers,
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert traffic.main(source) == 0
+    assert traffic.main([*source, "--runner", "FlinkRunner"]) == 2
+    assert "resume that with --savepoint_path" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("start", "offsets"),
     [("earliest", [0, 1, 2]), ("latest", []), ("2012-03-01T00:00:05Z", [1, 2]), ("group", [0, 1, 2])],
@@ -366,9 +400,13 @@ OUTAGE_SECONDS = 15
 LAST = [(partition, reading(f"s{partition:02}", 9000 + t)) for partition in range(4) for t in (0, 1)]
 
 
-def all_windows_are_out(output: Path) -> bool:
-    closed = rows(output, "processed/aggregates", f"epoch(window_start) < {START + CLOSED_SECONDS}")
-    return sum(row[0] for row in closed) == CLOSED_SECONDS // 300 * 40
+def all_windows_are_out(output: Path, sent: list[tuple[int, bytes]]) -> bool:
+    """Aggregates and readings: a bundle writes the files of the one before those of the other."""
+    aggregates = rows(output, "processed/aggregates", f"epoch(window_start) < {START + CLOSED_SECONDS}")
+    readings = rows(output, "raw", f"epoch(timestamp) < {START + CLOSED_SECONDS}")
+    values = {value for _, value in sent if json.loads(value)["timestamp"] < (START + CLOSED_SECONDS) * 1000}
+    windows = CLOSED_SECONDS // 300 * 40
+    return (sum(row[0] for row in aggregates), sum(row[0] for row in readings)) == (windows, len(values))
 
 
 @pytest.mark.parametrize("fault", ["task manager killed", "broker stopped"])
@@ -388,7 +426,7 @@ def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, 
                 time.sleep(OUTAGE_SECONDS)  # the fault itself, not a wait for something
                 kafka.start()
         send(kafka, topic, sent[30_000:] + LAST)
-        wait_for(lambda: all_windows_are_out(output), "all windows", 180)
+        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
         print(f"{fault}: all windows out {time.monotonic() - broken:.0f} s later")
     assert_final_tables(output, sent, CLOSED_SECONDS)
     assert not rows(output, "dead_letters")
@@ -413,7 +451,7 @@ def test_a_stream_stopped_by_sigterm_resumes_from_its_savepoint(
     assert not running(flink_cluster)
     send(kafka, topic, sent[30_000:] + LAST)
     with job(kafka, output, *arguments, said.rpartition(" ")[2]):
-        wait_for(lambda: all_windows_are_out(output), "all windows", 180)
+        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
         for each in running(flink_cluster):
             requests.patch(f"{flink_cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
     assert_final_tables(output, sent, CLOSED_SECONDS)
