@@ -25,7 +25,7 @@ from transforms.csv_files import ReadCsv
 from transforms.dead_letters import WriteDeadLetters
 from transforms.decode import DecodeCsv
 from transforms.deduplicate import Deduplicate
-from transforms.parquet import DailyFiles, WriteDailyParquet
+from transforms.parquet import DailyFiles, RefuseTakenDays, WriteDailyParquet
 from transforms.validate import Validate
 from transforms.windows import GroupByWindow, whole_windows_of_a_day
 
@@ -71,15 +71,15 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         | GroupByWindow(feed, whole_windows_of_a_day(arguments.window_seconds))
         | Deduplicate(feed)
     )
-    raw = unique.readings | "WriteRaw" >> WriteDailyParquet(
-        DailyFiles(output, "raw", feed.name, run, feed.event_time), count_accepted
-    )
+    raw_files = DailyFiles(output, "raw", feed.name, run, feed.event_time)
+    free = validated.readings | RefuseTakenDays(raw_files)
+    raw = unique.readings | "WriteRaw" >> WriteDailyParquet(raw_files, count_accepted, free)
     aggregates = (
         unique.readings
         | AggregateWindows(feed, arguments.window_seconds, arguments.zero_speed == "missing")
         | "WriteAggregates"
         >> WriteDailyParquet(
-            DailyFiles(output, "processed/aggregates", feed.name, run, "window_start"), count_aggregates
+            DailyFiles(output, "processed/aggregates", feed.name, run, "window_start"), count_aggregates, free
         )
     )
     clean: tuple[beam.PCollection[Accounts], ...] = ()
@@ -89,11 +89,11 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
             | Clean(feed)
             | "WriteClean"
             >> WriteDailyParquet(
-                DailyFiles(output, "processed/clean", feed.name, run, feed.event_time), count_clean
+                DailyFiles(output, "processed/clean", feed.name, run, feed.event_time), count_clean, free
             ),
         )
     dead_letters = (
-        (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name)
+        (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name, free)
     )
     accounts = (source.accounts, unique.accounts, raw, aggregates, *clean, dead_letters)
     _ = accounts | WriteSummary(output, arguments.describe())

@@ -58,7 +58,7 @@ def _batch(arguments: Arguments) -> int:
     path = FileSystems.join(arguments.output, SUMMARY)
     pipeline = _pipeline(arguments)
     build_batch(pipeline, arguments)
-    with _undone_on_failure(arguments, path), shown(_input_bytes(arguments.inputs)):
+    with _unfinished(arguments, path), shown(_input_bytes(arguments.inputs)):
         result = pipeline.run()
         result.wait_until_finish()
     summary = read_json(path)
@@ -77,18 +77,17 @@ def _batch(arguments: Arguments) -> int:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(arguments: Arguments, path: str) -> Iterator[None]:
-    """Without a summary a run is not finished; one that fails takes the files with it that it has added."""
+def _unfinished(arguments: Arguments, path: str) -> Iterator[None]:
+    """Without its summary at `path` an output is not finished; a refused run leaves it as it was."""
     earlier = read_json(path) if FileSystems.exists(path) else None
+    before = _own_files(arguments)
     if earlier:
         FileSystems.delete([path])
-    before = _own_files(arguments)
     try:
         yield
     except (UserError, RuntimeError):
-        FileSystems.delete(sorted(_own_files(arguments) - before))
-        if earlier and earlier["inputs"] != list(arguments.inputs):
-            publish_json(path, earlier)  # the run before it, over other inputs, is still whole
+        if earlier and earlier["inputs"] != list(arguments.inputs) and _own_files(arguments) == before:
+            publish_json(path, earlier)
         raise
 
 

@@ -82,7 +82,9 @@ class _WriteFile(beam.DoFn):
     def __init__(self, root: str, feed: str) -> None:
         self.root, self.feed = root, feed
 
-    def process(self, group: tuple[tuple[str, int], Iterable[pa.RecordBatch]]) -> Iterable[Accounts]:
+    def process(
+        self, group: tuple[tuple[str, int], Iterable[pa.RecordBatch]], after: bool = True
+    ) -> Iterable[Accounts]:
         (source, stretch), batches = group
         letters = concatenate(batches)
         letters = letters.take(pc.sort_indices(letters["position"]))
@@ -96,15 +98,20 @@ class _WriteFile(beam.DoFn):
 
 @dataclass
 class WriteDeadLetters(beam.PTransform):
-    """Batches of dead letters -> accounts of the files written, by source and stretch of a million rows."""
+    """Batches of dead letters -> accounts of the files written, by source and stretch of rows.
+
+    Nothing is written before `after` has its one element.
+    """
 
     root: str
     feed: str
+    after: beam.PCollection[bool] | None = None
 
     def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Accounts]:
+        waits = [] if self.after is None else [beam.pvalue.AsSingleton(self.after)]
         return (
             letters
             | beam.FlatMap(split_by_source).with_output_types(tuple[tuple[str, int], pa.RecordBatch])
             | beam.GroupByKey()
-            | beam.ParDo(_WriteFile(self.root, self.feed)).with_output_types(Accounts)
+            | beam.ParDo(_WriteFile(self.root, self.feed), *waits).with_output_types(Accounts)
         )

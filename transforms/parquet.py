@@ -60,8 +60,13 @@ def split_by_day(batch: pa.RecordBatch, time: str) -> Iterator[tuple[str, pa.Rec
     days = batch[time].view(pa.int64()).to_numpy() // DAY_MICROS
     for day in np.unique(days):
         rows = batch if (days == day).all() else batch.filter(pa.array(days == day))
-        year, month, date = str(np.datetime64(int(day), "D")).rsplit("-", 2)
-        yield f"year={year}/month={month}/day={date}", rows
+        yield day_folder(int(day)), rows
+
+
+def day_folder(day: int) -> str:
+    """`year=2012/month=03/day=01` of days since the epoch."""
+    year, month, date = str(np.datetime64(day, "D")).rsplit("-", 2)
+    return f"year={year}/month={month}/day={date}"
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -92,11 +97,12 @@ class DailyFiles:
         name = np.datetime_as_string(np.datetime64(start, "s")).replace("-", "").replace(":", "")
         for day, rows in split_by_day(batch, self.time):
             folder = posixpath.join(self.folder, day)
-            self._refuse_files_of_others(folder)
+            self.refuse_files_of_others(folder)
             path = posixpath.join(folder, f"{self.feed}-{name}-{self.run}.parquet")
             yield path, publish(FileSystems.join(self.root, *path.split("/")), to_parquet(rows))
 
-    def _refuse_files_of_others(self, folder: str) -> None:
+    def refuse_files_of_others(self, folder: str) -> None:
+        """UserError when that folder below the root holds files of other inputs."""
         present = files_below(self.root, f"{folder}/{self.feed}-*.parquet")
         others = {path for path in present if not path.endswith(f"-{self.run}.parquet")}
         if others:
@@ -106,11 +112,37 @@ class DailyFiles:
             )
 
 
+@dataclass
+class RefuseTakenDays(beam.PTransform):
+    """Readings -> True, when no day of theirs holds the results of other inputs: what writes waits for it.
+
+    Without it a run would be refused when it had written half of its days.
+    """
+
+    files: DailyFiles
+
+    def expand(self, readings: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[bool]:
+        return (
+            readings
+            | beam.FlatMap(self._days).with_output_types(int)
+            | beam.CombineGlobally(beam.combiners.ToSetCombineFn())
+            | beam.Map(self._are_free).with_output_types(bool)
+        )
+
+    def _days(self, readings: pa.RecordBatch) -> list[int]:
+        return np.unique(readings[self.files.time].view(pa.int64()).to_numpy() // DAY_MICROS).tolist()
+
+    def _are_free(self, days: set[int]) -> bool:
+        for day in sorted(days):
+            self.files.refuse_files_of_others(posixpath.join(self.files.folder, day_folder(day)))
+        return True
+
+
 class _Write(beam.DoFn):
     def __init__(self, files: DailyFiles, count: Callable[[pa.RecordBatch], Accounts]) -> None:
         self.files, self.count = files, count
 
-    def process(self, group: tuple[int, pa.RecordBatch]) -> Iterable[Accounts]:
+    def process(self, group: tuple[int, pa.RecordBatch], after: bool = True) -> Iterable[Accounts]:
         start, batch = group
         for path, size in self.files.write(start, batch):
             yield Accounts(files=frozenset([path]), bytes=size)
@@ -119,10 +151,15 @@ class _Write(beam.DoFn):
 
 @dataclass
 class WriteDailyParquet(beam.PTransform):
-    """(start, batch) -> accounts of the files written; `count` says what a batch adds to the accounts."""
+    """(start, batch) -> accounts of the files written; `count` says what a batch adds to the accounts.
+
+    Nothing is written before `after` has its one element.
+    """
 
     files: DailyFiles
     count: Callable[[pa.RecordBatch], Accounts]
+    after: beam.PCollection[bool] | None = None
 
     def expand(self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[Accounts]:
-        return groups | beam.ParDo(_Write(self.files, self.count)).with_output_types(Accounts)
+        waits = [] if self.after is None else [beam.pvalue.AsSingleton(self.after)]
+        return groups | beam.ParDo(_Write(self.files, self.count), *waits).with_output_types(Accounts)
