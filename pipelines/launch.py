@@ -158,6 +158,7 @@ def _configure_logging() -> None:
     logging.getLogger("pipelines").setLevel(logging.INFO)
     logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
     threading.excepthook = _report_thread
+    logging.getLogger("apache_beam.runners.worker.data_plane").addFilter(_tells_of_no_end)
     # It warns of every job server that is stopped at the end, and this is how a job server ends.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
     # It warns that threads may not run side by side; Arrow and NumPy release the lock, so here they do.
@@ -166,8 +167,16 @@ def _configure_logging() -> None:
 
 def _report_thread(failed: threading.ExceptHookArgs) -> None:
     """Beam's threads end with these errors when their job or its server does, which is no error."""
-    if not (isinstance(failed.exc_value, grpc.Call) and failed.exc_value.code() in ENDED):
+    if not _is_end(failed.exc_value):
         threading.__excepthook__(failed)
+
+
+def _is_end(error: BaseException | None) -> bool:
+    return isinstance(error, grpc.Call) and error.code() in ENDED
+
+
+def _tells_of_no_end(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and _is_end(record.exc_info[1]))
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
