@@ -19,12 +19,11 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.parser import OneLineParser
-from pipelines.sample.traffic import write_sample
+from pipelines.sample.samples import SAMPLES
 from runners.options import pipeline_options
 from schemas.feed import TIMESTAMP, Feed, Field
 from transforms.errors import UserError
 from transforms.parquet import digest
-from transforms.windows import DAY_SECONDS
 
 SAMPLE = "sample"
 LIVE_FUTURE_SECONDS = 3600
@@ -111,9 +110,9 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     if options.input and options.topic:
         raise UserError("give --input or --topic, not both")
     if options.input is None and not options.topic:
-        if feed.name != "traffic":
-            raise UserError("give files with --input or topics with --topic; only traffic has a sample")
-        options, manifest = _with_sample(options)
+        if feed.name not in SAMPLES:
+            raise UserError(f"give files with --input or topics with --topic: {feed.name} has no sample")
+        options, manifest = _with_sample(options, feed.name)
     for name, minimum, maximum in options.bounds:
         feed = _with_bounds(feed, name, minimum, maximum)
     feed = feed.with_field(
@@ -171,7 +170,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         nargs="+",
         metavar="FILE",
         help="CSV files or globs, plain, .gz, .bz2 or .zst, local or on any of Beam's file systems "
-        + ("(default: a simulated day, made on first use in sample/)" if feed.name == "traffic" else ""),
+        + (f"(default: simulated ones, made on first use in {SAMPLE}/)" if feed.name in SAMPLES else ""),
     )
     files.add_argument(
         "--output",
@@ -334,23 +333,24 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _with_sample(options: argparse.Namespace) -> tuple[argparse.Namespace, str]:
-    """The options completed for a run on the simulated day, and the path of its manifest.
+def _with_sample(options: argparse.Namespace, feed: str) -> tuple[argparse.Namespace, str]:
+    """The options completed for a run on the feed's simulated files, and the path of their manifest.
 
-    Sensors and future timestamps are among its faults, so it comes with those two rules.
+    What only an option makes a fault, such as an unknown sensor, is planted in them too: they come with
+    those options, which a person may set otherwise.
     """
-    manifest = Path(SAMPLE, "traffic.manifest.json")
+    sample = SAMPLES[feed]
+    manifest = Path(SAMPLE, f"{feed}.manifest.json")
     if not manifest.exists():
-        log.info("no --input: simulating a day of traffic into %s/", SAMPLE)
-        write_sample(SAMPLE)
-    log.info("no --input: running on the simulated sample with its --sensors and --max_future_seconds")
-    completed = {
-        "input": [str(Path(SAMPLE, "traffic.csv"))],
-        "sensors": options.sensors or str(Path(SAMPLE, "traffic.sensors.csv")),
-        "max_future_seconds": DAY_SECONDS
-        if options.max_future_seconds is None
-        else options.max_future_seconds,
+        log.info("no --input: simulating readings of %s into %s/", sample.of, SAMPLE)
+        sample.write(SAMPLE)
+    own = {
+        name: str(Path(SAMPLE, value)) if isinstance(value, str) else value
+        for name, value in sample.run.items()
+        if getattr(options, name) is None
     }
+    log.info("no --input: running on the simulated sample%s", "".join(f", --{o}={v}" for o, v in own.items()))
+    completed = {**own, "input": [str(Path(SAMPLE, f"{feed}.csv"))]}
     return argparse.Namespace(**vars(options) | completed), str(manifest)
 
 

@@ -1,4 +1,4 @@
-"""`python -m pipelines.sample traffic`: write a simulated feed with known faults in it."""
+"""`python -m pipelines.sample FEED`: write a simulated feed with known faults in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from pipelines.parser import OneLineParser
-from pipelines.sample import traffic
+from pipelines.sample.samples import SAMPLES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,31 +19,31 @@ def parser() -> argparse.ArgumentParser:
         description="Write a simulated feed with known faults in it. The data is simulated, not measured.",
     )
     feeds = program.add_subparsers(dest="feed", required=True, metavar="feed")
-    command = feeds.add_parser(
-        "traffic",
-        help="loop detectors on the freeways of Los Angeles",
-        description=(
-            "Write SIMULATED readings of loop detectors on the freeways of Los Angeles: traffic.csv, the "
-            "known sensors in traffic.sensors.csv, and in traffic.manifest.json what was planted in which "
-            "row and what a correct job therefore accepts. Nothing of it was measured. The same options "
-            "give the same bytes."
-        ),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.add_argument("--output", default="sample", help="directory to write to")
-    command.add_argument("--seed", type=int, default=1, help="another seed, another sample")
-    command.add_argument("--start", type=_date, default="2012-03-01", help="first day, as 2012-03-01")
-    command.add_argument("--days", type=int, default=1, help="days from there on")
-    command.add_argument("--sensors", type=int, default=207, help="number of sensors")
-    command.add_argument("--step_seconds", type=int, default=30, help="seconds between readings")
-    faults = command.add_mutually_exclusive_group()
-    faults.add_argument(
-        "--faults_of_each_kind", type=int, default=3, help="rows to spoil in each of the ways there are"
-    )
-    faults.add_argument(
-        "--no_faults", dest="faults_of_each_kind", action="store_const", const=0,
-        default=argparse.SUPPRESS, help="write only plain good rows",
-    )  # fmt: skip
+    for name, sample in SAMPLES.items():
+        command = feeds.add_parser(
+            name,
+            help=sample.of,
+            description=(
+                f"Write SIMULATED readings of {sample.of}: {name}.csv, and in {name}.manifest.json what was "
+                "planted in which row and what a correct job therefore accepts. Nothing of it was measured. "
+                "The same options give the same bytes."
+            ),
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_argument("--output", default="sample", help="directory to write to")
+        command.add_argument("--seed", type=int, default=1, help="another seed, another sample")
+        command.add_argument("--start", type=_date, default=sample.start, help="first day, as 2012-03-01")
+        command.add_argument("--days", type=int, default=sample.days, help="days from there on")
+        for option, (default, what) in sample.sizes.items():
+            command.add_argument(f"--{option}", type=int, default=default, help=what)
+        faults = command.add_mutually_exclusive_group()
+        faults.add_argument(
+            "--faults_of_each_kind", type=int, default=3, help="rows to spoil in each of the ways there are"
+        )
+        faults.add_argument(
+            "--no_faults", dest="faults_of_each_kind", action="store_const", const=0,
+            default=argparse.SUPPRESS, help="write only plain good rows",
+        )  # fmt: skip
     return program
 
 
@@ -56,19 +56,18 @@ def _date(text: str) -> date:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parser().parse_args(arguments))
-    del options["feed"]
-    output = options.pop("output")
+    feed, output = options.pop("feed"), options.pop("output")
     started = time.perf_counter()
     try:
-        manifest = traffic.write_sample(output, **options)
+        manifest = SAMPLES[feed].write(output, **options)
     except (ValueError, OSError) as problem:
-        print(f"python -m pipelines.sample traffic: {problem}", file=sys.stderr)
+        print(f"python -m pipelines.sample {feed}: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
     seconds = time.perf_counter() - started
-    path = os.path.join(output, "traffic.csv")
+    path = os.path.join(output, f"{feed}.csv")
     print(
-        f"{path}: {manifest['rows']:,} simulated rows of {manifest['sensors']:,} sensors, "
-        f"{manifest['duplicates']} duplicates, {sum(manifest['dead_letters'].values())} rows to be refused, "
+        f"{path}: {manifest['rows']:,} simulated rows, {manifest['duplicates']} duplicates, "
+        f"{sum(manifest['dead_letters'].values())} rows to be refused, "
         f"{os.path.getsize(path):,} bytes in {seconds:.1f} s"
     )
 

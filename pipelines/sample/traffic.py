@@ -32,7 +32,8 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from pipelines.sample.faults import COLUMNS, Plantings
+from pipelines.sample.faults import Plantings
+from pipelines.sample.traffic_faults import COLUMNS, TRAFFIC_FAULTS
 from transforms.files import whole_file
 
 Floats = NDArray[np.floating[Any]]
@@ -455,7 +456,7 @@ def write_sample(
     placed = place_sensors(sensors, seed)
     rows_a_day = sensors * 86_400 // step_seconds
     plantings = Plantings.draw(
-        rows=days * rows_a_day, rows_a_day=rows_a_day, copies=faults_of_each_kind, seed=seed
+        TRAFFIC_FAULTS, rows=days * rows_a_day, rows_a_day=rows_a_day, copies=faults_of_each_kind, seed=seed
     )
     os.makedirs(output, exist_ok=True)
     manifest = {

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.sample import faults, traffic
 from pipelines.sample.__main__ import main
+from pipelines.sample.traffic_faults import TRAFFIC_FAULTS
 
 THURSDAY, SUNDAY = date(2012, 3, 1), date(2012, 3, 4)
 SMALL: dict[str, Any] = {"sensors": 20, "step_seconds": 300, "faults_of_each_kind": 2}
@@ -43,7 +44,7 @@ def test_the_default_is_a_day_of_596_160_rows(tmp_path: Path) -> None:
     assert manifest["rows"] == 596_160
     lines = (tmp_path / "traffic.csv").read_bytes().splitlines()
     assert len(lines) == 1 + 596_160
-    assert lines[0].decode().split(",") == list(faults.COLUMNS)
+    assert lines[0].decode().split(",") == list(TRAFFIC_FAULTS.columns)
     assert json.loads((tmp_path / "traffic.manifest.json").read_text()) == manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "traffic.csv",
@@ -99,7 +100,7 @@ LIMITS = {
 
 def judged_rules(values: dict[str, str], known: set[str]) -> list[str]:
     rules = []
-    for name in faults.COLUMNS:
+    for name in TRAFFIC_FAULTS.columns:
         value = values[name]
         if not value:
             if name in ("sensor_id", "timestamp", "speed_mph"):
@@ -163,7 +164,7 @@ def judge(folder: Path) -> dict[str, Any]:
             elif len(values) != 10:
                 rules = ["wrong_field_count"]
             else:
-                fields = dict(zip(faults.COLUMNS, values, strict=True))
+                fields = dict(zip(TRAFFIC_FAULTS.columns, values, strict=True))
                 rules = judged_rules(fields, known)
         if rules:
             found.append({"row": row, "reason": rules[0], "rules": rules})
@@ -195,9 +196,9 @@ def test_the_manifest_is_true(seed: int, tmp_path: Path) -> None:
     for name, judged in judge(tmp_path).items():
         assert manifest[name] == judged, name
     assert manifest["duplicates"] == 4
-    assert len(manifest["faults"]) == 2 * (len(faults.BROKEN_LINES) + len(faults.BROKEN_RULES))
+    assert len(manifest["faults"]) == 2 * (len(faults.BROKEN_LINES) + len(TRAFFIC_FAULTS.broken_rules))
     assert Counter(oddity["oddity"] for oddity in manifest["oddities"]) == {
-        name: 2 for name, _, _ in faults.ODDITIES
+        name: 2 for name, _, _ in TRAFFIC_FAULTS.oddities
     }
 
 
@@ -219,7 +220,9 @@ def test_only_planted_rows_differ_from_the_sample_without_faults(tmp_path: Path)
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**63), st.integers(0, 3), st.integers(1, 4))
 def test_no_row_is_planted_twice(seed: int, copies: int, days: int) -> None:
-    plantings = faults.Plantings.draw(rows=5_760 * days, rows_a_day=5_760, copies=copies, seed=seed)
+    plantings = faults.Plantings.draw(
+        TRAFFIC_FAULTS, rows=5_760 * days, rows_a_day=5_760, copies=copies, seed=seed
+    )
     rows = [
         *plantings.broken_lines,
         *plantings.broken_rules,
@@ -364,7 +367,7 @@ def test_the_morning_belongs_to_one_direction_and_the_evening_to_the_other(senso
 def test_the_command_says_that_it_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["traffic", "--output", str(tmp_path), "--sensors", "2", "--step_seconds", "3600", "--no_faults"])
     out = capsys.readouterr().out
-    assert out.startswith(f"{tmp_path / 'traffic.csv'}: 48 simulated rows of 2 sensors, 0 duplicates")
+    assert out.startswith(f"{tmp_path / 'traffic.csv'}: 48 simulated rows, 0 duplicates")
     assert "Simulated" in json.loads((tmp_path / "traffic.manifest.json").read_text())["simulated"]
     with pytest.raises(SystemExit):
         main(["traffic", "--help"])

@@ -16,8 +16,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.sample.faults import BROKEN_LINES, BROKEN_RULES, ODDITIES
-from pipelines.sample.faults import COLUMNS as SAMPLE_COLUMNS
+from pipelines.sample.faults import BROKEN_LINES
+from pipelines.sample.traffic_faults import BROKEN_RULES, ODDITIES
+from pipelines.sample.traffic_faults import COLUMNS as SAMPLE_COLUMNS
 from runners.options import IN_PROCESS
 from schemas.record import DEAD_LETTER
 from schemas.traffic import TRAFFIC
@@ -333,8 +334,8 @@ def rows_as_in_the_sample() -> list[bytes]:
         for name, value in written.items():
             changed[place(name)] = value.encode()
         lines.append(changed)
-    broken = [breaking(SAMPLE_ROW) for _, breaking in BROKEN_LINES]
-    return [line + b"\n" for line in [*map(b",".join, lines), *broken]]
+    lines += [breaking(SAMPLE_ROW, place("road_name")) for _, breaking in BROKEN_LINES]
+    return [b",".join(line) + b"\n" for line in lines]
 
 
 @pytest.mark.parametrize("seed", range(60))
