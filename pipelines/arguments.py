@@ -9,7 +9,7 @@ import math
 import os
 import zoneinfo
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from pipelines.sample.samples import SAMPLES
 from runners.options import pipeline_options
 from schemas.feed import TIMESTAMP, Feed, Field
 from transforms.errors import UserError
+from transforms.medians import file_medians
 from transforms.parquet import digest
 
 SAMPLE = "sample"
@@ -72,6 +73,7 @@ class Arguments:
     allowed_lateness_seconds: int
     timezone: str
     zero_speed: str
+    train: str | None
     runner: str
     beam_flags: tuple[str, ...]
     manifest: str | None
@@ -123,6 +125,9 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     for field in feed.fields:
         if field.option and (value := getattr(options, field.option)) is not None:
             feed = feed.with_field(field.name, default=value)
+    if feed.any_of:
+        feed = replace(feed, fill_seconds=options.fill_seconds)
+        feed = _trained(feed, options.train, options.timezone) if options.train else feed
     if options.sensors:
         feed = feed.with_field(feed.key, known=_known(options.sensors, feed.key))
     return Arguments(
@@ -149,6 +154,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         allowed_lateness_seconds=options.allowed_lateness_seconds,
         timezone=options.timezone,
         zero_speed=options.zero_speed,
+        train=options.train,
         runner=options.runner,
         beam_flags=tuple(beam_flags),
         manifest=manifest,
@@ -244,6 +250,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         metavar="FIELD=MIN:MAX",
         help="other limits, either side may be empty (default: " + " ".join(map(_range, ranged)) + ")",
     )
+    _add_clean(parser, feed)
     runner = parser.add_argument_group("runner")
     runner.add_argument(
         "--runner",
@@ -252,6 +259,36 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     return parser
+
+
+def _add_clean(parser: argparse.ArgumentParser, feed: Feed) -> None:
+    """The options of clean readings; a feed without measured fields has none."""
+    parser.set_defaults(train=None)
+    if not feed.any_of:
+        return
+    group = parser.add_argument_group("clean readings")
+    group.add_argument(
+        "--train",
+        metavar="FILE",
+        help="a file of this feed whose medians fill what nothing near can (default: those of the input, "
+        "for a stream those that the feed declares)",
+    )
+    group.add_argument(
+        "--fill_seconds",
+        type=_not_negative,
+        default=feed.fill_seconds,
+        metavar="N",
+        help="how far from a gap a value may be that fills it, besides 3 readings; a stream holds readings "
+        "so long (default: %(default)s)",
+    )
+
+
+def _trained(feed: Feed, path: str, timezone: str) -> Feed:
+    """The feed with the medians of that file."""
+    (path,) = _matching([path])
+    for name, median in file_medians(path, feed, timezone).items():
+        feed = feed.with_field(name, median=median)
+    return feed
 
 
 def _range(field: Field) -> str:

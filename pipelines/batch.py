@@ -2,9 +2,12 @@
 
 files ──► records ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
 topics ─►              │           │                      │        └─► aggregate ─► Parquet, by day
-                       │           │                      ├─► clean ─► Parquet, by day (measured feeds)
+                       │           │                      ├─► series ─┬─► clean ─► Parquet, by day
+                       │           │                      │           └─► daily ─► Parquet, by day
                        │           │                      └─► duplicates, counted
                        └── failed ─┴─► dead letters, Parquet
+
+Only feeds with measured fields have series.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from schemas.clean import origin_of
 from schemas.feed import NULLED
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
-from transforms.clean import Clean
+from transforms.clean import Clean, GatherSeries
 from transforms.csv_files import ReadCsv
+from transforms.daily import AggregateDays
 from transforms.dead_letters import WriteDeadLetters
 from transforms.decode import DecodeCsv
 from transforms.deduplicate import Deduplicate
@@ -50,6 +54,10 @@ def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:
         aggregated=pc.sum(aggregates["message_count"]).as_py(),
         windows=pc.count_distinct(aggregates["window_start"]).as_py(),
     )
+
+
+def count_days(daily: pa.RecordBatch) -> Accounts:
+    return Accounts(days=daily.num_rows, valid_days=pc.sum(daily["valid"]).as_py())
 
 
 def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
@@ -82,18 +90,25 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
             DailyFiles(output, "processed/aggregates", feed.name, run, "window_start"), count_aggregates, free
         )
     )
-    clean: tuple[beam.PCollection[Accounts], ...] = ()
+    measured: tuple[beam.PCollection[Accounts], ...] = ()
     if feed.any_of:
-        clean = (
-            unique.readings
-            | Clean(feed)
+        series = unique.readings | GatherSeries(feed)
+        measured = (
+            series
+            | Clean(feed, declared=arguments.train is not None)
             | "WriteClean"
             >> WriteDailyParquet(
                 DailyFiles(output, "processed/clean", feed.name, run, feed.event_time), count_clean, free
+            ),
+            series
+            | AggregateDays(feed)
+            | "WriteDaily"
+            >> WriteDailyParquet(
+                DailyFiles(output, "processed/daily", feed.name, run, "window_start"), count_days, free
             ),
         )
     dead_letters = (
         (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name, free)
     )
-    accounts = (source.accounts, unique.accounts, raw, aggregates, *clean, dead_letters)
+    accounts = (source.accounts, unique.accounts, raw, aggregates, *measured, dead_letters)
     _ = accounts | WriteSummary(output, arguments.describe())

@@ -242,6 +242,8 @@ def closing_lines(output: str, summary: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {values:>26,}  {rule}"
     if summary["mean_quality"] is not None:
         yield f"mean quality     {summary['mean_quality']:>13.3f}"
+    if summary["days"]:
+        yield f"daily figures    {summary['days']:>13,}  of which {summary['valid_days']:,} are valid"
     yield f"balanced         {'yes' if summary['balanced'] else 'NO':>13}"
     yield f"windows          {summary['windows']:>13,}  with {summary['aggregates']:,} aggregates"
     yield f"files            {summary['files']:>13,}  of {summary['bytes']:,} bytes"

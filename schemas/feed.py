@@ -56,7 +56,7 @@ class Field:
 
     In a file the field is the column of that name, or `column`, or made of others as `made_of` says. A file
     without it gives each of its rows the `default`, which the command line's `option` sets. `missing_value`
-    is a number that stands for no value.
+    is a number that stands for no value, `median` the usual value, for gaps that nothing near can fill.
 
     A reading that breaks a rule is refused. Not so where `tolerated`: there the value becomes null, and the
     reading goes on. `reason`, when given, is what dead letters say of a reading in which it cannot be read.
@@ -79,6 +79,7 @@ class Field:
     made_of: DateAndTime | Elapsed | None = None
     default: object = None
     missing_value: float | None = None
+    median: float | None = None
     tolerated: bool = False
     reason: str | None = None
     option: str | None = None
@@ -179,7 +180,10 @@ class Feed:
     `ingestion_time` field; an accepted reading gets the former already when it is one of `distinct`,
     unless it is raw.
     `raw` readings keep the values that a tolerated field would lose, and those that stand for no value;
-    the others are refused without a value in `any_of` these fields, when it names some.
+    the others are refused without a value in `any_of` these fields, when it names some. Those are the
+    measured ones, whose gaps are filled in clean readings, with a value at most `fill_seconds` away. A key
+    sends a reading every `step_seconds`, so that it can be said of the fields `daily` which days are
+    complete.
 
     >>> from schemas.traffic import TRAFFIC
     >>> TRAFFIC.with_bounds({"speed_mph": (0, 100)}).field("speed_mph").maximum
@@ -198,13 +202,16 @@ class Feed:
     distinct: tuple[str, ...] = ()
     dialect: CsvDialect = RFC_4180
     any_of: tuple[str, ...] = ()
+    step_seconds: int = 0
+    fill_seconds: int = 0
+    daily: tuple[str, ...] = ()
     raw: bool = False
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
         named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
         named |= {name for name in (self.identifier, self.ingestion_time) if name}
-        named |= {*self.distinct, *self.any_of}
+        named |= {*self.distinct, *self.any_of, *self.daily}
         made_of = [field.made_of for field in self.fields if isinstance(field.made_of, Elapsed)]
         named |= {name for each in made_of for name in (each.start, each.seconds)}
         if missing := named - set(names):

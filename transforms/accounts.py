@@ -23,7 +23,8 @@ class Accounts:
     `accepted` and `dead_letters` are counted from the files written, `read` where the source reads: the two
     ends of the pipeline, so that a loss anywhere between shows. `aggregated` is the sum of the windows'
     message counts. `nulled` counts values of accepted readings that are null for a rule that they broke;
-    `usable` those of the `measured` ones that were there and broke none.
+    `usable` those of the `measured` ones that were there and broke none. `days` counts daily figures, one a
+    field, `valid_days` those of enough values.
 
     >>> (Accounts(read=3) + Accounts(accepted=2, duplicates=1)).balanced
     False
@@ -39,6 +40,8 @@ class Accounts:
     nulled: Counter[str] = field(default_factory=Counter)
     measured: int = 0
     usable: int = 0
+    days: int = 0
+    valid_days: int = 0
     windows: int = 0
     aggregates: int = 0
     blank_lines: int = 0
@@ -69,6 +72,8 @@ class Accounts:
             "balanced": self.balanced,
             "nulled": dict(self.nulled.most_common()),
             "mean_quality": self.usable / self.measured if self.measured else None,
+            "days": self.days,
+            "valid_days": self.valid_days,
             "blank_lines": self.blank_lines,
             "unknown_columns": sorted(self.unknown_columns),
             "windows": self.windows,

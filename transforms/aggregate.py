@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.feed import TIMESTAMP, Feed
+from transforms.batches import floats
 
 MICROS = 1_000_000
 
@@ -102,10 +103,7 @@ def aggregate(
         return pa.RecordBatch.from_pylist([], schema=feed.aggregate_schema)
     windows = readings[feed.event_time].view(pa.int64()).to_numpy() // (window_seconds * MICROS)
     keys = readings[feed.key]
-    codes = keys.indices.to_numpy()
-    new_run = (codes[1:] != codes[:-1]) | (windows[1:] != windows[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(new_run) + 1])
-    counts = np.diff(starts, append=len(codes))
+    starts, counts = find_runs(keys.indices.to_numpy(), windows)
     values: dict[str, np.ndarray] = {}
     for name in {aggregate.of for aggregate in feed.aggregates}:
         values[name] = _values(readings[name], zero_is_missing and feed.field(name).zero_can_mean_missing)
@@ -125,10 +123,17 @@ def aggregate(
     return pa.RecordBatch.from_arrays(columns, schema=feed.aggregate_schema)
 
 
+def find_runs(codes: np.ndarray, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(where each run of rows of one code and window begins, how many rows it has)."""
+    new_run = (codes[1:] != codes[:-1]) | (windows[1:] != windows[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(new_run) + 1])
+    return starts, np.diff(starts, append=len(codes))
+
+
 def _values(column: pa.Array, zero_is_missing: bool) -> np.ndarray:
     if column.null_count == len(column):
         return np.full(len(column), np.nan)
-    values = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    values = floats(column)
     return np.where(values == 0, np.nan, values) if zero_is_missing else values
 
 

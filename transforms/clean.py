@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -13,8 +13,9 @@ from apache_beam.transforms.window import GlobalWindows
 
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
-from transforms.batches import concatenate
+from transforms.batches import concatenate, floats
 from transforms.deduplicate import deduplicate
+from transforms.medians import declared_medians, medians
 from transforms.windows import DAY_SECONDS, split_by_window
 
 FILL_LIMIT = 3
@@ -31,12 +32,23 @@ class Filled:
     origins: np.ndarray
 
 
-def fill(values: np.ndarray, starts: np.ndarray, median: float, limit: int = FILL_LIMIT) -> Filled:
-    """Fills each NaN with the value before, at most `limit` in a row; then with the one after, at most
-    `limit` in a row; then with the median. No value crosses from one run, beginning at `starts`, to another.
+def fill(
+    values: np.ndarray,
+    times: np.ndarray,
+    starts: np.ndarray,
+    median: float,
+    span: int,
+    limit: int = FILL_LIMIT,
+) -> Filled:
+    """Fills each NaN with the value before, then with the one after, and then with the median.
+
+    A value before or after must be at most `limit` rows and at most `span` away, in the unit of `times`,
+    which ascend in each run. No value crosses from one run, beginning at `starts`, to another. So what a gap
+    is filled with follows from the rows around it alone.
 
     >>> nan = np.nan
-    >>> fill(np.array([1, nan, nan, nan, 5]), np.array([0]), median=9, limit=1).values.tolist()
+    >>> values, times = np.array([1, nan, nan, nan, 5]), np.arange(5)
+    >>> fill(values, times, np.array([0]), median=9, span=1).values.tolist()
     [1.0, 1.0, 9.0, 5.0, 5.0]
     """
     rows = np.arange(len(values))
@@ -47,8 +59,8 @@ def fill(values: np.ndarray, starts: np.ndarray, median: float, limit: int = FIL
         nearest = nearest if step == 1 else len(values) - 1 - nearest
         inside = (nearest >= 0) & (nearest < len(values))
         source = np.where(inside, nearest, rows)
-        near = inside & (run[source] == run) & (np.abs(rows - source) <= limit)
-        gaps = np.isnan(filled) & near
+        near = (np.abs(rows - source) <= limit) & (np.abs(times - times[source]) <= span)
+        gaps = np.isnan(filled) & inside & (run[source] == run) & near
         filled = np.where(gaps, filled[source], filled)
         origins[gaps] = origin
     gaps = np.isnan(filled)
@@ -61,37 +73,24 @@ def _nearest_before(present: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(present, np.arange(len(present)), -1)) if len(present) else present
 
 
-def medians(readings: pa.RecordBatch, feed: Feed) -> dict[str, float]:
-    """The median of each measured field, NaN where no value is."""
-    columns = {name: _floats(readings[name]) for name in feed.any_of}
-    return {name: float(np.nanmedian(v)) if not np.isnan(v).all() else np.nan for name, v in columns.items()}
-
-
-def clean(
-    readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float] | None = None
-) -> pa.RecordBatch:
+def clean(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) -> pa.RecordBatch:
     """Readings of `feed.reading_schema`, sorted by key and event time -> as many of `clean_schema(feed)`.
 
-    `reference` are the medians for the gaps that nothing near can fill; those of the readings themselves
-    unless given.
+    `reference` are the medians for the gaps that nothing near can fill.
     """
-    reference = medians(readings, feed) if reference is None else reference
     keys = readings[feed.key].indices.to_numpy()
     starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
     times = readings[feed.event_time].view(pa.int64()).to_numpy()
     columns = {name: readings[name] for name in readings.schema.names if name != NULLED.name}
     for name in feed.any_of:
-        filled = fill(_floats(readings[name]), starts, reference[name])
+        values = floats(readings[name])
+        filled = fill(values, times, starts, reference[name], feed.fill_seconds * MICROS)
         columns[name] = _nullable(filled.values)
         columns[origin_of(name)] = pa.DictionaryArray.from_arrays(pa.array(filled.origins), pa.array(ORIGINS))
         columns[rolling_of(name)] = _nullable(rolling_mean(filled.values, times, starts))
     columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
     schema = clean_schema(feed)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _floats(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 
 
 def _nullable(values: np.ndarray) -> pa.Array:
@@ -101,21 +100,20 @@ def _nullable(values: np.ndarray) -> pa.Array:
 def rolling_mean(values: np.ndarray, times: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The mean of the values of the last 24 hours up to each row, this one included; NaN where none is.
 
-    `times` are microseconds, ascending in each run.
+    `times` are microseconds, ascending in each run. Each row's values are added up by themselves: a sum that
+    runs on would make the last digits depend on where it began.
     """
-    run_starts = np.repeat(starts, np.diff(starts, append=len(values)))
-    present = ~np.isnan(values)
-    sums = np.concatenate([[0], np.cumsum(np.nan_to_num(values))])
-    counts = np.concatenate([[0], np.cumsum(present)])
-    span = ROLLING_SECONDS * MICROS
     first = np.empty(len(values), np.int64)
     for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
         run = times[start:end]
-        first[start:end] = start + np.searchsorted(run, run - span, "right")
-    first = np.maximum(first, run_starts)
-    last = np.arange(len(values)) + 1
+        first[start:end] = start + np.searchsorted(run, run - ROLLING_SECONDS * MICROS, "right")
+    bounds = np.stack([first, np.arange(len(values)) + 1], axis=1).ravel()
+
+    def sums(figures: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.append(figures, 0), bounds)[::2]
+
     with np.errstate(invalid="ignore"):
-        return (sums[last] - sums[first]) / (counts[last] - counts[first])
+        return sums(np.nan_to_num(values)) / sums((~np.isnan(values)).astype(np.float64))
 
 
 def _assess(readings: pa.RecordBatch, feed: Feed) -> dict[str, pa.Array]:
@@ -160,29 +158,44 @@ def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
 
 
 @dataclass
-class Clean(beam.PTransform):
-    """(start, readings without duplicates) -> (start of a UTC day, its clean readings, by key and time).
+class GatherSeries(beam.PTransform):
+    """(start, readings without duplicates) -> one batch of all, by key and time.
 
     For files, whose readings are all there at the end: a gap's neighbours may be in any of the groups.
     """
 
     feed: Feed
-    reference: Mapping[str, float] | None = None
 
     def expand(
         self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
-    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+    ) -> beam.PCollection[pa.RecordBatch]:
         return (
             groups
             | beam.WindowInto(GlobalWindows())
             | beam.MapTuple(lambda _, readings: (0, readings)).with_output_types(tuple[int, pa.RecordBatch])
             | beam.GroupByKey()
-            | beam.FlatMapTuple(lambda _, batches: self._clean(batches)).with_output_types(
-                tuple[int, pa.RecordBatch]
-            )
+            | beam.MapTuple(
+                lambda _, batches: deduplicate(concatenate(batches), self.feed)[0]
+            ).with_output_types(pa.RecordBatch)
         )
 
-    def _clean(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        readings, _ = deduplicate(concatenate(batches), self.feed)
-        result = clean(readings, self.feed, self.reference)
-        yield from split_by_window(result, DAY_SECONDS, self.feed.event_time)
+
+@dataclass
+class Clean(beam.PTransform):
+    """All readings, by key and time -> (start of a UTC day, its clean readings).
+
+    What nothing near can fill gets the field's median in the readings, or the `declared` one.
+    """
+
+    feed: Feed
+    declared: bool = False
+
+    def expand(
+        self, readings: beam.PCollection[pa.RecordBatch]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        return readings | beam.FlatMap(self._clean).with_output_types(tuple[int, pa.RecordBatch])
+
+    def _clean(self, readings: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        reference = declared_medians(self.feed) if self.declared else medians(readings, self.feed)
+        cleaned = clean(readings, self.feed, reference)
+        yield from split_by_window(cleaned, DAY_SECONDS, self.feed.event_time)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from schemas.feed import NULLED, TIMESTAMP, Feed, Field, Rule
 from transforms import counters
+from transforms.batches import floats
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.messages import with_identifiers
 from transforms.progress import progress
@@ -67,9 +68,9 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
         case "unparsable" if not absent and field.type == TIMESTAMP:
             return _valid(column) & ((_micros(column) < YEAR_1) | (_micros(column) >= YEAR_10000))
         case "not_finite" if not absent:
-            return ~np.isfinite(_numbers(column)) & _valid(column)
+            return ~np.isfinite(floats(column)) & _valid(column)
         case "out_of_range" if not absent:
-            numbers = _numbers(column)
+            numbers = floats(column)
             low = -np.inf if field.minimum is None else field.minimum
             high = np.inf if field.maximum is None else field.maximum
             return np.isfinite(numbers) & ((numbers < low) | (numbers > high))
@@ -89,11 +90,6 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
 def _bits_of(feed: Feed, name: str) -> np.uint64:
     rules = (rule for rule in feed.rules if rule.field.name == name)
     return np.bitwise_or.reduce([feed.bit(name, rule.kind) for rule in rules])
-
-
-def _numbers(column: pa.Array) -> np.ndarray:
-    """The column as floats, NaN for null."""
-    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 
 
 def _micros(column: pa.Array) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
     for field in MEASURED:
         column = expected[field.name]
         expected[field.name] = column.where(column.between(field.minimum or 0, field.maximum or 0))
-    expected = expected.dropna(how="all")
+    every_hour, expected = expected, expected.dropna(how="all")
     accepted = table(tmp_path / "raw").set_index("timestamp").sort_index()
     names = [field.name for field in MEASURED]
     pd.testing.assert_frame_equal(
@@ -49,11 +49,25 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
     assert accepted["nulled"].map(len).sum() == 78
 
     clean = table(tmp_path / "processed" / "clean").set_index("timestamp").sort_index()
-    filled = expected.ffill(limit=3).bfill(limit=3).fillna(expected.median())
+    filled = every_hour.ffill(limit=3).bfill(limit=3).fillna(expected.median()).loc[expected.index]
     pd.testing.assert_frame_equal(
         clean[names], filled[names].astype(float), check_freq=False, check_index_type=False
     )
     assert summary["mean_quality"] == pytest.approx(expected.notna().mean(axis=1).mean())
+
+    days = table(tmp_path / "processed" / "daily")
+    assert (summary["days"], summary["valid_days"]) == (len(days), days["valid"].sum()) == (391 * 5, 1363)
+    for name, figures in days.set_index("window_start").sort_index().groupby("field"):
+        hours = expected[name].resample("D").count()
+        assert figures["value_count"].tolist() == hours.tolist()
+        assert (figures["valid"] == (hours >= 18)).all()
+        theirs = expected[name].resample("D").agg(["mean", "min", "max"])
+        pd.testing.assert_frame_equal(
+            figures[["mean", "minimum", "maximum"]],
+            theirs.rename(columns={"min": "minimum", "max": "maximum"}),
+            check_freq=False,
+            check_index_type=False,
+        )
 
     daily = expected[list(POLLUTANTS)].resample("D")
     aggregates = table(tmp_path / "processed" / "aggregates").set_index("window_start").sort_index()
@@ -84,3 +98,42 @@ def test_an_undated_row_is_a_dead_letter_with_its_bytes(tmp_path: Path) -> None:
     (letter,) = table(tmp_path / "out" / "dead_letters").to_dict("records")
     assert (letter["reason"], letter["value"], letter["position"]) == ("undated", rows[1].encode(), 2)
     assert AIR_QUALITY.name == letter["feed"]
+
+
+def test_gaps_are_filled_with_the_medians_of_the_file_to_train_with(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", *(row(hour, 7) for hour in range(3)), row(3, 9))
+    write(tmp_path / "a.csv", *(row(hour, None if hour < 9 else 1) for hour in range(10)))
+    arguments = [f"--input={tmp_path}/a.csv", f"--output={tmp_path}/out"]
+    expected = {(): [1] * 10, (f"--train={tmp_path}/train.csv",): [7] * 6 + [1] * 4}
+    expected[("--fill_seconds=3600",)] = expected[()]
+    expected["--fill_seconds=3600", f"--train={tmp_path}/train.csv"] = [7] * 8 + [1] * 2
+    for options, values in expected.items():
+        assert main([*arguments, *options]) == 0
+        clean = table(tmp_path / "out" / "processed" / "clean").sort_values("timestamp")
+        assert clean["benzene_ug_m3"].tolist() == values
+
+
+@pytest.mark.parametrize(("rows", "said"), [([], "no reading in it"), (None, "no such file")])
+def test_a_file_that_nothing_can_be_trained_with_is_one_line(
+    rows: list | None, said: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    write(tmp_path / "a.csv", row(0, 1))
+    if rows is not None:
+        write(tmp_path / "train.csv", *rows)
+    arguments = [f"--input={tmp_path}/a.csv", f"--train={tmp_path}/train.csv", f"--output={tmp_path}/out"]
+    assert main(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"{tmp_path}/train.csv" in line
+    assert said in line
+
+
+def row(hour: int, benzene: float | None) -> str:
+    """A line of the file: benzene and, so that it is never without any value, carbon monoxide."""
+    known = {"CO(GT)": 1.0, "C6H6(GT)": -200 if benzene is None else benzene}
+    values = (str(known.get(str(field.column), -200)).replace(".", ",") for field in MEASURED)
+    return ";".join(["10/03/2004", f"{hour:02}.00.00", *values, "", ""])
+
+
+def write(path: Path, *rows: str) -> None:
+    header = ";".join(["Date", "Time", *(str(field.column) for field in MEASURED), "", ""])
+    path.write_text("\r\n".join([header, *rows, ""]))

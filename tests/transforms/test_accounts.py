@@ -28,6 +28,8 @@ accounts = st.builds(
     nulled=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)).map(Counter),
     measured=counts,
     usable=counts,
+    days=counts,
+    valid_days=counts,
     windows=counts,
     aggregates=counts,
     blank_lines=counts,
@@ -42,7 +44,17 @@ def test_every_field_of_the_accounts_is_tried_here() -> None:
     """A field that is new must be generated above."""
     assert {field.name for field in fields(Accounts)} == {
         *("read", "accepted", "duplicates", "dead_letters", "aggregated", "windows", "aggregates"),
-        *("nulled", "measured", "usable", "blank_lines", "unknown_columns", "files", "bytes"),
+        *(
+            "nulled",
+            "measured",
+            "usable",
+            "days",
+            "valid_days",
+            "blank_lines",
+            "unknown_columns",
+            "files",
+            "bytes",
+        ),
     }
 
 

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from runners.options import IN_PROCESS
 from schemas.air_quality import AIR_QUALITY, MEASURED
 from schemas.clean import clean_schema
-from transforms.clean import ORIGINS, Clean, clean, fill, medians, rolling_mean
+from transforms.batches import concatenate
+from transforms.clean import ORIGINS, Clean, GatherSeries, clean, fill, rolling_mean
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode import decode_csv
+from transforms.medians import declared_medians, file_medians, medians
 from transforms.validate import validate
 
 patient = settings(deadline=None)
@@ -38,31 +40,52 @@ def reading(hour: int, station: str = "a", nulled: tuple[str, ...] = (), **value
 
 def cleaned(*readings: dict, reference: dict[str, float] | None = None) -> list[dict]:
     batch = pa.RecordBatch.from_pylist(readings, AIR_QUALITY.reading_schema)
-    result = clean(batch, AIR_QUALITY, reference)
+    result = clean(batch, AIR_QUALITY, reference or medians(batch, AIR_QUALITY))
     result.validate(full=True)
     assert result.schema.equals(clean_schema(AIR_QUALITY), check_metadata=True)
     return result.to_pylist()
 
 
+def hourly(series: pd.Series) -> pd.Series:
+    """The series with a row for every hour, and each gap filled as pandas does."""
+    whole = series.resample("h").asfreq()
+    return whole.ffill(limit=3).bfill(limit=3)
+
+
 @patient
-@given(st.lists(gappy, min_size=1, max_size=4), st.integers(1, 4), st.floats(0, 1) | st.just(np.nan))
-def test_gaps_are_filled_as_pandas_fills_them(runs: list[list], limit: int, median: float) -> None:
-    runs = [run for run in runs if run] or [[None]]
-    starts = np.cumsum([0, *map(len, runs)])[:-1]
-    values = np.concatenate([np.array(run, np.float64) for run in runs])
-    filled = fill(values, starts, median, limit)
-    series = pd.Series(values)
-    forward = pd.concat(
-        [series[a : a + len(r)].ffill(limit=limit) for a, r in zip(starts, runs, strict=True)]
+@given(st.lists(gappy, min_size=1, max_size=4), st.floats(0, 1) | st.just(np.nan))
+def test_gaps_are_filled_as_pandas_fills_them(runs: list[list], median: float) -> None:
+    """In hourly series, where None is an hour without a value or, when 0, one without a row."""
+    series = []
+    for run in runs:
+        index = pd.date_range(FIRST, periods=len(run), freq="h")
+        rows = [hour for hour, value in enumerate(run) if value != 0]
+        series.append(pd.Series(np.array(run, np.float64)[rows], index[rows]))
+    series = [each for each in series if len(each)] or [pd.Series([np.nan], [pd.Timestamp(FIRST)])]
+    starts = np.cumsum([0, *map(len, series)])[:-1]
+    values, times = (
+        np.concatenate(each) for each in ([s.to_numpy() for s in series], [hours(s.index) for s in series])
     )
-    both = pd.concat([forward[a : a + len(r)].bfill(limit=limit) for a, r in zip(starts, runs, strict=True)])
+    filled = fill(values, times, starts, median, span=3)
+    forward = pd.concat([s.resample("h").asfreq().ffill(limit=3)[s.index] for s in series])
+    both = pd.concat([hourly(s)[s.index] for s in series])
     np.testing.assert_array_equal(filled.values, both.fillna(median).to_numpy())
     origins = np.select(
-        [series.notna(), forward.notna(), both.notna(), np.full(len(values), not np.isnan(median))],
+        [~np.isnan(values), forward.notna(), both.notna(), np.full(len(values), not np.isnan(median))],
         ["observed", "forward", "backward", "median"],
         "missing",
     )
     assert [ORIGINS[origin] for origin in filled.origins] == origins.tolist()
+
+
+def hours(index: pd.Index) -> np.ndarray:
+    return ((pd.DatetimeIndex(index) - FIRST) / pd.Timedelta("1h")).to_numpy()
+
+
+def test_at_most_three_in_a_row_are_filled_however_close_they_are() -> None:
+    values = np.array([1, *[np.nan] * 7, 9])
+    filled = fill(values, np.arange(9), np.array([0]), median=0, span=1_000)
+    assert filled.values.tolist() == [1, 1, 1, 1, 0, 9, 9, 9, 9]
 
 
 @patient
@@ -161,29 +184,50 @@ def test_gaps_are_filled_across_days_and_groups(shift: int) -> None:
         days = (
             pipeline
             | beam.Create(groups).with_output_types(tuple[int, pa.RecordBatch])
+            | GatherSeries(AIR_QUALITY)
             | Clean(AIR_QUALITY)
             | beam.MapTuple(lambda start, batch: (start, repr(batch.to_pylist())))
         )
         assert_that(days, equal_to(expected))
 
 
-@uci_file
-def test_the_uci_file_is_cleaned_as_pandas_cleans_it() -> None:
+def uci_readings() -> pa.RecordBatch:
     batches = []
     for block in find_blocks(str(UCI), AIR_QUALITY):
         for batch, _ in read_block(block):
             batches.append(validate(decode_csv(batch, AIR_QUALITY)[0], AIR_QUALITY)[0])
-    (readings,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
-    result = clean(readings, AIR_QUALITY)
-    frame = pd.read_csv(UCI, sep=";", decimal=",").iloc[:, 2:15].dropna(how="all")
-    frame = frame.replace(-200, np.nan).set_axis(list(AIR_QUALITY.any_of), axis=1)
+    return concatenate(batches)
+
+
+def uci_frame() -> pd.DataFrame:
+    """The file as pandas reads it, hour by hour, null where a value is none or out of its range."""
+    frame = pd.read_csv(UCI, sep=";", decimal=",").dropna(how="all", axis=0).dropna(how="all", axis=1)
+    time = pd.to_datetime(frame["Date"] + " " + frame["Time"], format="%d/%m/%Y %H.%M.%S", utc=True)
+    frame = frame.iloc[:, 2:].replace(-200, np.nan).set_axis(list(AIR_QUALITY.any_of), axis=1).set_index(time)
     frame["nitrogen_oxides_ppb"] = frame["nitrogen_oxides_ppb"].where(frame["nitrogen_oxides_ppb"] <= 1000)
-    frame = frame.dropna(how="all").reset_index(drop=True)
+    return frame.astype(float)
+
+
+@uci_file
+def test_the_uci_file_is_cleaned_as_pandas_cleans_it() -> None:
+    readings, whole = uci_readings(), uci_frame()
+    result = clean(readings, AIR_QUALITY, medians(readings, AIR_QUALITY))
+    frame = whole.dropna(how="all")
     assert medians(readings, AIR_QUALITY) == frame.median().to_dict()
-    filled = frame.ffill(limit=3).bfill(limit=3).fillna(frame.median())
+    forward, both = whole.ffill(limit=3), whole.ffill(limit=3).bfill(limit=3)
+    filled = both.fillna(whole.median()).loc[frame.index]
+    rolling = filled.rolling("24h").mean()
     for name in AIR_QUALITY.any_of:
         np.testing.assert_array_equal(result[name].to_numpy(), filled[name].to_numpy())
-        origins = pd.Series(result[f"{name}_origin"].to_pylist())
-        assert (origins == "observed").tolist() == frame[name].notna().tolist()
+        origins = [each[name].loc[frame.index].notna() for each in (whole, forward, both)]
+        expected = np.select(origins, ["observed", "forward", "backward"], "median")
+        assert result[f"{name}_origin"].to_pylist() == expected.tolist()
+        np.testing.assert_allclose(result[f"{name}_mean_24h"].to_numpy(), rolling[name].to_numpy())
     np.testing.assert_allclose(result["missing_ratio"].to_numpy(), frame.isna().mean(axis=1).to_numpy())
     assert sum(map(len, result["qa_out_of_range_fields"].to_pylist())) == 78
+
+
+@uci_file
+def test_the_medians_that_the_feed_declares_are_those_of_the_uci_file() -> None:
+    assert declared_medians(AIR_QUALITY) == file_medians(str(UCI), AIR_QUALITY)
+    assert declared_medians(AIR_QUALITY) == medians(uci_readings(), AIR_QUALITY)

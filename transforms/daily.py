@@ -1,0 +1,77 @@
+"""Daily: figures of the observed values of each UTC day, and whether they are enough to stand for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from schemas.daily import LEAST_COMPLETENESS, daily_schema
+from schemas.feed import TIMESTAMP, Feed
+from transforms.aggregate import MICROS, Runs, find_runs, maximum, mean, minimum
+from transforms.batches import floats
+from transforms.windows import DAY_SECONDS, split_by_window
+
+
+def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
+    """Readings sorted by key and event time -> rows of `daily_schema(feed)`, by key, day and field.
+
+    A step counts once, however many of its values were observed; the mean is that of all values.
+    """
+    micros = readings[feed.event_time].view(pa.int64()).to_numpy()
+    keys, days = readings[feed.key], micros // (DAY_SECONDS * MICROS)
+    starts, counts = find_runs(keys.indices.to_numpy(), days)
+    fields = len(feed.daily)
+    each = [Runs(floats(readings[name]), starts, counts) for name in feed.daily]
+    steps = np.stack([_steps_with_value(runs, micros // (feed.step_seconds * MICROS)) for runs in each], 1)
+    expected = DAY_SECONDS // feed.step_seconds
+    window_starts = np.repeat(days[starts] * DAY_SECONDS * MICROS, fields)
+    units = pa.array([feed.field(name).unit for name in feed.daily], pa.string())
+
+    def figures(function) -> pa.Array:
+        values = np.stack([function(runs) for runs in each], 1).ravel()
+        return pa.array(values, mask=np.isnan(values))
+
+    def for_each_run(values: pa.Array) -> pa.DictionaryArray:
+        return values.take(pa.array(np.tile(np.arange(fields), len(starts)))).dictionary_encode()
+
+    return pa.RecordBatch.from_arrays(
+        [
+            keys.take(pa.array(np.repeat(starts, fields))),
+            pa.array(window_starts, TIMESTAMP),
+            pa.array(window_starts + DAY_SECONDS * MICROS, TIMESTAMP),
+            for_each_run(pa.array(feed.daily, pa.string())),
+            for_each_run(units),
+            *map(figures, (mean, minimum, maximum)),
+            pa.array(steps.ravel()),
+            pa.array(np.full(steps.size, expected)),
+            pa.array(steps.ravel() / expected),
+            pa.array(steps.ravel() >= LEAST_COMPLETENESS * expected),
+        ],
+        schema=daily_schema(feed),
+    )
+
+
+def _steps_with_value(runs: Runs, steps: np.ndarray) -> np.ndarray:
+    """For each run how many steps have a value."""
+    present = np.flatnonzero(~np.isnan(runs.values))
+    run = runs.each(np.arange(len(runs.starts)))[present]
+    first = np.ones(len(present), bool)
+    first[1:] = (np.diff(run) != 0) | (np.diff(steps[present]) != 0)
+    return np.bincount(run[first], minlength=len(runs.starts))
+
+
+@dataclass
+class AggregateDays(beam.PTransform):
+    """Sorted batches of readings, each with all of its days -> (start of a UTC day, the day's figures)."""
+
+    feed: Feed
+
+    def expand(
+        self, readings: beam.PCollection[pa.RecordBatch]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        return readings | beam.FlatMap(
+            lambda batch: split_by_window(aggregate_days(batch, self.feed), DAY_SECONDS, "window_start")
+        ).with_output_types(tuple[int, pa.RecordBatch])
