@@ -65,6 +65,7 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(
             figures[["mean", "minimum", "maximum"]],
             theirs.rename(columns={"min": "minimum", "max": "maximum"}),
+            check_names=False,
             check_freq=False,
             check_index_type=False,
         )
