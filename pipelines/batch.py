@@ -24,12 +24,12 @@ from schemas.feed import NULLED
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
 from transforms.clean import Clean, GatherSeries
-from transforms.csv_files import ReadCsv
 from transforms.daily import AggregateDays
-from transforms.dead_letters import WriteDeadLetters
+from transforms.dead_letter_files import WriteDeadLetters
 from transforms.decode import DecodeCsv
 from transforms.deduplicate import Deduplicate
 from transforms.parquet import DailyFiles, RefuseTakenDays, WriteDailyParquet
+from transforms.read_csv import ReadCsv
 from transforms.validate import Validate
 from transforms.windows import GroupByWindow, whole_windows_of_a_day
 

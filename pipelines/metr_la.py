@@ -27,7 +27,7 @@ import pyarrow.csv
 
 from pipelines.parser import OneLineParser
 from transforms.errors import UserError
-from transforms.files import whole_file
+from transforms.local_files import whole_file
 
 COLUMNS = ("sensor_id", "timestamp", "speed_mph", "latitude", "longitude")
 LOCATION_COLUMNS = {"sensor_id": pa.string(), "latitude": pa.float64(), "longitude": pa.float64()}

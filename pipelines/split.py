@@ -21,9 +21,9 @@ from schemas.feed import TIMESTAMP, Elapsed, Feed
 from schemas.feeds import FEEDS
 from transforms.casts import to_timestamps
 from transforms.csv_files import Block, open_block, read_block, read_start
-from transforms.decode import decode_csv
+from transforms.decode_csv import decode_csv
 from transforms.errors import UserError
-from transforms.files import whole_file
+from transforms.local_files import whole_file
 
 UNDATED = np.iinfo(np.int64).max
 EPILOGUE = """\

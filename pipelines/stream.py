@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from pipelines.arguments import Arguments
 from schemas.feed import Feed
-from transforms.avro import DecodeAvro
 from transforms.decode import Decode
+from transforms.decode_avro import DecodeAvro
 from transforms.decode_json import DecodeJson
 from transforms.kafka_sink import WriteAggregatesToKafka, WriteDeadLettersToKafka
 from transforms.kafka_source import ReadForever, find_partitions
 from transforms.merged_files import MergeDeadLetters, MergePanes
 from transforms.panes import SummarizePanes
+from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
-from transforms.validate import validate
 from transforms.windows import GroupByWindow
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.feed import TIMESTAMP, Feed
-from transforms.batches import floats
+from transforms.casts import floats
 
 MICROS = 1_000_000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 
 
@@ -48,11 +47,6 @@ def concatenate(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
         return batches[0]
     (whole,) = table.to_batches()
     return whole
-
-
-def floats(column: pa.Array) -> np.ndarray:
-    """A column of numbers as float64, NaN for null."""
-    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 
 
 def with_small_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:

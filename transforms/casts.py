@@ -82,6 +82,11 @@ def _cast_in_halves(text: pa.StringArray, type: pa.DataType) -> list[pa.Array]:
         return _cast_in_halves(text[:half], type) + _cast_in_halves(text[half:], type)
 
 
+def floats(column: pa.Array) -> np.ndarray:
+    """A column of numbers as float64, NaN for null."""
+    return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+
+
 def rows_where(mask: pa.BooleanArray) -> np.ndarray:
     """The places where the mask is true."""
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))

@@ -13,7 +13,8 @@ from apache_beam.transforms.window import GlobalWindows
 
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
-from transforms.batches import concatenate, floats
+from transforms.batches import concatenate
+from transforms.casts import floats
 from transforms.deduplicate import deduplicate
 from transforms.medians import declared_medians, medians
 from transforms.windows import DAY_SECONDS, split_by_window

@@ -6,22 +6,15 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from schemas.feed import RFC_4180, CsvDialect, Feed
 from schemas.record import RECORD
-from transforms import counters
-from transforms.accounts import Accounts
 from transforms.errors import UserError
-from transforms.progress import progress
 
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 BATCH_BYTES = 4 << 20
@@ -222,11 +215,18 @@ def _codec(path: str) -> str | None:
 
 def _open(path: str) -> BinaryIO:
     try:
-        file = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        file = _open_remote(path) if "://" in path else open(path, "rb")  # noqa: SIM115 - whoever opens it closes it
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     codec = _codec(path)
     return pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) if codec else file
+
+
+def _open_remote(path: str) -> BinaryIO:
+    from apache_beam.io.filesystem import CompressionTypes  # only here: who reads local files needs no Beam
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def _read(path: str, file: BinaryIO, size: int) -> bytes:
@@ -297,38 +297,3 @@ def _read_line(path: str, file: BinaryIO) -> bytes:
         if len(line) > MAXIMUM_HEADER_BYTES:
             raise UserError(f"{path}: its header row is over {MAXIMUM_HEADER_BYTES:,} bytes long")
     return line
-
-
-class _ReadBlocks(beam.DoFn):
-    def __init__(self, feed: Feed) -> None:
-        self.known = feed.columns | {""}
-
-    def process(self, block: Block) -> Iterable[pa.RecordBatch]:
-        read = blank = 0
-        for batch, blank_lines in read_block(block):
-            read, blank = read + batch.num_rows, blank + blank_lines
-            progress.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
-            counters.add(read=batch.num_rows)
-            yield batch
-        unknown = {column for column in block.columns if column not in self.known}
-        yield beam.pvalue.TaggedOutput(
-            "accounts", Accounts(read=read, blank_lines=blank, unknown_columns=frozenset(unknown))
-        )
-
-
-@dataclass
-class ReadCsv(beam.PTransform):
-    """Paths of CSV files -> `records`, batches of `RECORD`, and `accounts`, what was read."""
-
-    feed: Feed
-
-    def expand(self, paths: beam.PCollection[str]) -> beam.pvalue.DoOutputsTuple:
-        return (
-            paths
-            | "FindBlocks" >> beam.FlatMap(find_blocks, self.feed).with_output_types(Block)
-            | beam.Reshuffle()
-            | "ReadBlocks"
-            >> beam.ParDo(_ReadBlocks(self.feed))
-            .with_output_types(pa.RecordBatch, accounts=Accounts)
-            .with_outputs("accounts", main="records")
-        )

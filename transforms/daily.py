@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas.daily import LEAST_COMPLETENESS, daily_schema
 from schemas.feed import TIMESTAMP, Feed
 from transforms.aggregate import MICROS, Runs, find_runs, maximum, mean, minimum
-from transforms.batches import floats
+from transforms.casts import floats
 from transforms.windows import DAY_SECONDS, split_by_window
 
 

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import UserError
-
-
-@contextlib.contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
-    """A local file, written piece by piece, that takes its name only once its last byte is on it."""
-    unfinished = f"{path}.{os.getpid()}.unfinished"
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
-        raise
 
 
 def publish(path: str, content: pa.Buffer | bytes) -> int:

@@ -6,12 +6,13 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.feed import Feed
-from transforms.batches import concatenate, floats
+from transforms.batches import concatenate
+from transforms.casts import floats
 from transforms.csv_files import find_blocks, read_block
-from transforms.decode import decode_csv
+from transforms.decode_csv import decode_csv
 from transforms.deduplicate import deduplicate
 from transforms.errors import UserError
-from transforms.validate import validate
+from transforms.rules import validate
 
 
 def medians(readings: pa.RecordBatch, feed: Feed) -> dict[str, float]:

@@ -134,7 +134,7 @@ def encoder(arguments: ReplayArguments) -> Encode:
     if arguments.format == "json":
         return as_json
     from schemas.avro import avro_schema  # only now: a replay of JSON needs none of it in memory
-    from transforms.avro import encode_avro
+    from transforms.avro_messages import encode_avro
     from transforms.schema_registry import SchemaRegistry
 
     schema = avro_schema(arguments.feed)

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.record import DEAD_LETTER
 from transforms.errors import UserError
-from transforms.files import whole_file
+from transforms.local_files import whole_file
 
 FLUSH_SECONDS = 0.2
 HEADERS = ("source", "position", "feed", "stage", "reason", "rules", "message", "failed_at")

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from schemas.feed import TEXT, TIMESTAMP, WHERE_FROM, Feed
 from schemas.record import RECORD
 from transforms.csv_files import open_block, read_block
-from transforms.decode import decode_csv
+from transforms.decode_csv import decode_csv
 from transforms.messages import to_messages
-from transforms.validate import validate
+from transforms.rules import validate
 
 READ_BYTES = 1 << 20
 ROWS = 8_192

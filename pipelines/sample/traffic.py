@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from pipelines.sample.faults import Plantings
 from pipelines.sample.traffic_faults import COLUMNS, TRAFFIC_FAULTS
-from transforms.files import whole_file
+from transforms.local_files import whole_file
 
 Floats = NDArray[np.floating[Any]]
 

@@ -797,6 +797,17 @@ def _scrape(port: int) -> dict[str, float]:
     return {}
 
 
+def test_the_replay_needs_no_beam() -> None:
+    program = (
+        "import sys, pipelines.replay.__main__, transforms.avro_messages, transforms.schema_registry;"
+        "print([name for name in sys.modules if name.startswith('apache_beam')])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "[]\n"
+
+
 def test_memory_does_not_grow_with_the_file(replay: Replay, topic: str, tmp_path: Path) -> None:
     def peak(rows: int) -> float:
         process = replay.start(topic, readings(tmp_path / f"{rows}.csv", rows, sensors=200))

@@ -19,9 +19,9 @@ from schemas.clean import clean_schema
 from transforms.batches import concatenate
 from transforms.clean import ORIGINS, Clean, GatherSeries, clean, fill, rolling_mean
 from transforms.csv_files import find_blocks, read_block
-from transforms.decode import decode_csv
+from transforms.decode_csv import decode_csv
 from transforms.medians import declared_medians, file_medians, medians
-from transforms.validate import validate
+from transforms.rules import validate
 
 patient = settings(deadline=None)
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"

@@ -24,13 +24,13 @@ from transforms import csv_files
 from transforms.accounts import Accounts
 from transforms.csv_files import (
     MAXIMUM_RECORD_LINES,
-    ReadCsv,
     find_blocks,
     find_records,
     read_block,
     to_record_batch,
 )
 from transforms.errors import UserError
+from transforms.read_csv import ReadCsv
 
 HEADER = b"sensor_id,timestamp,speed_mph\n"
 ROWS = [b"s1,2012-03-01 00:00:00,60\n", b"s2,2012-03-01 00:00:00,61.5\n", b"s3,2012-03-01 00:05:00,0\n"]

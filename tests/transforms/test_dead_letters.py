@@ -18,9 +18,10 @@ from schemas.traffic import TRAFFIC
 from tests.rows import decoded, micros, records
 from transforms.accounts import Accounts, WriteSummary
 from transforms.batches import concatenate
-from transforms.dead_letters import Failure, WriteDeadLetters, split_by_source, to_dead_letters
+from transforms.dead_letter_files import WriteDeadLetters, split_by_source
+from transforms.dead_letters import Failure, to_dead_letters
 from transforms.files import read_json
-from transforms.validate import validate
+from transforms.rules import validate
 
 NOW = micros("2012-03-02 00:00")
 FAILURES = (

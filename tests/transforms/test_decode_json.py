@@ -27,7 +27,7 @@ from transforms.casts import to_timestamps
 from transforms.decode_json import MAXIMUM_DEPTH, DecodeJson, decode_json
 from transforms.json_messages import to_json
 from transforms.messages import to_messages
-from transforms.validate import validate
+from transforms.rules import validate
 
 LOS_ANGELES = "America/Los_Angeles"
 NOW = micros("2012-03-02 00:00")

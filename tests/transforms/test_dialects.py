@@ -20,9 +20,9 @@ from schemas.detections import DETECTIONS
 from schemas.feed import Feed
 from tests.readings import plain
 from transforms.csv_files import find_blocks, find_records, read_block, to_record_batch
-from transforms.decode import decode_csv
+from transforms.decode_csv import decode_csv
 from transforms.errors import UserError
-from transforms.validate import validate
+from transforms.rules import validate
 
 patient = settings(deadline=None)
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.errors import UserError
-from transforms.files import files_below, publish, publish_json, read_json, whole_file
+from transforms.files import files_below, publish, publish_json, read_json
+from transforms.local_files import whole_file
 
 
 def everything_in(folder: Path) -> list[str]:

@@ -16,8 +16,9 @@ from schemas.feed import TEXT, Feed
 from schemas.record import DEAD_LETTER
 from schemas.traffic import TRAFFIC
 from tests.rows import decoded, micros, records
-from transforms.decode import decode_csv
-from transforms.validate import Validate, broken_rules, validate
+from transforms.decode_csv import decode_csv
+from transforms.rules import broken_rules, validate
+from transforms.validate import Validate
 
 NOW = micros("2012-03-11 12:00")
 HOUR, DAY = 3_600, 86_400

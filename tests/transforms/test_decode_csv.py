@@ -24,8 +24,9 @@ from schemas.record import DEAD_LETTER
 from schemas.traffic import TRAFFIC
 from tests.rows import COLUMNS, SIMPLE_ROW, micros, records
 from transforms.csv_files import find_records, to_record_batch
-from transforms.decode import DecodeCsv, decode_csv
-from transforms.validate import validate
+from transforms.decode import DecodeCsv
+from transforms.decode_csv import decode_csv
+from transforms.rules import validate
 
 MANY_COLUMNS = (
     "note",

@@ -25,13 +25,14 @@ from schemas.feeds import FEEDS
 from schemas.record import RECORD
 from schemas.traffic import TRAFFIC
 from tests.readings import plain, readings
-from transforms.avro import decode_avro, encode_avro
+from transforms.avro_messages import encode_avro
 from transforms.csv_files import find_blocks, read_block
-from transforms.decode import decode_csv
+from transforms.decode_avro import decode_avro
+from transforms.decode_csv import decode_csv
 from transforms.errors import UserError
 from transforms.messages import from_messages, to_messages
+from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
-from transforms.validate import validate
 
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
 uci_file = pytest.mark.skipif(not UCI.exists(), reason="needs the UCI file: ../shared/data/AirQualityUCI.csv")

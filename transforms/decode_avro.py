@@ -1,6 +1,6 @@
-"""Avro: messages as bytes in Confluent's framing (a 0, the schema's id in 4 bytes, the record), and back.
+"""Decode Avro: from records of Avro in Confluent's framing (see `avro_messages`) to typed readings.
 
-Whole batches are encoded and decoded by pyruhvro. It does not notice bytes after a record, nor text that is
+Whole batches are decoded by pyruhvro. It does not notice bytes after a record, nor text that is
 no UTF-8, and one bad message fails its batch. So what it decodes is checked, encoded again and compared;
 where anything is wrong, fastavro reads message by message and says which ones and why. pyruhvro panics at
 some types: messages of a schema that has any but plain ones are read by fastavro alone.
@@ -23,12 +23,13 @@ import pyruhvro
 
 from schemas.avro import Schema, avro_schema, unreadable_fields
 from schemas.feed import WHERE_FROM, Feed
+from transforms.avro_messages import HEADER_BYTES, encode_records
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.decode import Decode
 from transforms.messages import from_messages
 from transforms.schema_registry import SchemaRegistry
 
-HEADER_BYTES, MAXIMUM_BYTES = 5, 2**31 - 1
+MAXIMUM_BYTES = 2**31 - 1
 QUICK_TYPES = {"boolean", "int", "long", "float", "double", "string"}
 TIMESTAMPS = frozenset({"timestamp-millis", "timestamp-micros"})
 PIECE_ROWS = 1000
@@ -49,23 +50,6 @@ class Writer(NamedTuple):
     text: str
     parsed: Schema
     quick: bool
-
-
-def encode_avro(messages: pa.RecordBatch, schema: Schema, schema_id: int) -> pa.BinaryArray:
-    """Each message of a batch in Confluent's framing.
-
-    ValueError for a null where the schema has none, and for columns that are not the schema's.
-    """
-    for column, field in zip(messages.columns, messages.schema, strict=True):
-        if column.null_count and not field.nullable:
-            raise ValueError(f"{field.name} is null in {column.null_count} of {len(column)} messages")
-    header = pa.scalar(b"\0" + schema_id.to_bytes(4, "big"))
-    return pc.binary_join_element_wise(header, _encode(messages, json.dumps(schema)), pa.scalar(b""))
-
-
-def _encode(messages: pa.RecordBatch, schema: str) -> pa.BinaryArray:
-    (encoded,) = pyruhvro.serialize_record_batch(messages, schema, 1)
-    return encoded
 
 
 def decode_avro(
@@ -195,7 +179,7 @@ def _read_quickly(payloads: pa.BinaryArray, writer: Writer, feed: Feed) -> pa.Re
         columns = [_resolve(batch, field) for field in feed.received_schema]
     except ValueError:
         return None
-    if not _encode(batch, writer.text).equals(payloads):
+    if not encode_records(batch, writer.text).equals(payloads):
         return None
     return pa.RecordBatch.from_arrays(columns, schema=feed.received_schema)
 

@@ -1,0 +1,50 @@
+"""Read CSV: from paths to the records of those files, read side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from schemas.feed import Feed
+from transforms import counters
+from transforms.accounts import Accounts
+from transforms.csv_files import Block, find_blocks, read_block
+from transforms.progress import progress
+
+
+class _ReadBlocks(beam.DoFn):
+    def __init__(self, feed: Feed) -> None:
+        self.known = feed.columns | {""}
+
+    def process(self, block: Block) -> Iterable[pa.RecordBatch]:
+        read = blank = 0
+        for batch, blank_lines in read_block(block):
+            read, blank = read + batch.num_rows, blank + blank_lines
+            progress.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
+            counters.add(read=batch.num_rows)
+            yield batch
+        unknown = {column for column in block.columns if column not in self.known}
+        yield beam.pvalue.TaggedOutput(
+            "accounts", Accounts(read=read, blank_lines=blank, unknown_columns=frozenset(unknown))
+        )
+
+
+@dataclass
+class ReadCsv(beam.PTransform):
+    """Paths of CSV files -> `records`, batches of `RECORD`, and `accounts`, what was read."""
+
+    feed: Feed
+
+    def expand(self, paths: beam.PCollection[str]) -> beam.pvalue.DoOutputsTuple:
+        return (
+            paths
+            | "FindBlocks" >> beam.FlatMap(find_blocks, self.feed).with_output_types(Block)
+            | beam.Reshuffle()
+            | "ReadBlocks"
+            >> beam.ParDo(_ReadBlocks(self.feed))
+            .with_output_types(pa.RecordBatch, accounts=Accounts)
+            .with_outputs("accounts", main="records")
+        )
