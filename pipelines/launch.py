@@ -19,7 +19,9 @@ from apache_beam.runners.runner import PipelineResult, create_runner
 from pipelines.arguments import Arguments, parse_arguments
 from pipelines.batch import build_batch
 from pipelines.progress_bar import shown
+from pipelines.stream_record import record, refuse_other_output
 from runners.options import UnusableRunner, pipeline_options
+from runners.savepoints import CannotStop, refused_resume, rest_url, stop_with_savepoint
 from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import SUMMARY
@@ -49,9 +51,15 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
         print("interrupted: run it again to complete it", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:  # a portable runner tells of an error in a worker as text
-        if found := USER_ERROR_IN_TEXT.search(str(error)):
-            return _fail(found[1])
-        raise
+        if (said := _in_words(str(error))) is None:
+            raise
+        return _fail(said)
+
+
+def _in_words(failure: str) -> str | None:
+    """What the user has to put right, from the text of a job's failure; None when it is something else."""
+    found = USER_ERROR_IN_TEXT.search(failure)
+    return found[1] if found else refused_resume(failure)
 
 
 def _batch(arguments: Arguments) -> int:
@@ -94,9 +102,10 @@ def _unfinished(arguments: Arguments, path: str) -> Iterator[None]:
 def _stream(arguments: Arguments) -> int:
     from pipelines.stream import build_stream  # Kafka's packages are an extra
 
-    _refuse_files_of_others(arguments)
+    refuse_other_output(arguments)
     pipeline = _pipeline(arguments)
     build_stream(pipeline, arguments)
+    record(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
         pipeline.run().wait_until_finish()
@@ -105,17 +114,6 @@ def _stream(arguments: Arguments) -> int:
         print(_stopped_at(pipeline), flush=True)
         return STOPPED[type(stopped)]
     return 0
-
-
-def _refuse_files_of_others(arguments: Arguments) -> None:
-    """A stream replaces a window's rows by those it has read itself: only one that resumes has them all."""
-    resumes = any(flag.startswith("--savepoint_path") for flag in arguments.beam_flags)
-    files = f"year=*/month=*/day=*/{arguments.feed.name}-*.parquet"
-    if not resumes and (present := files_below(arguments.output, f"raw/{files}")):
-        raise UserError(
-            f"{min(present)}: this output already holds the results of another run; resume that with "
-            "--savepoint_path, or choose another --output"
-        )
 
 
 class _Stopped(BaseException):
@@ -131,14 +129,12 @@ def _stop(*_: object) -> None:
 
 def _stopped_at(pipeline: beam.Pipeline) -> str:
     """Stops the stream with a savepoint where that can be asked for; returns what to say of it."""
-    from runners.savepoints import CannotStop, stop_with_savepoint
-
     options = pipeline.options.get_all_options()
-    master, name = options.get("flink_master"), options["job_name"]
-    if not master or master.startswith("["):
+    url = rest_url(options.get("flink_master") or "[local]")
+    if url is None:
         return "stopped without a savepoint: that needs a cluster, --flink_master HOST:PORT"
     try:
-        place = stop_with_savepoint(f"http://{master.removeprefix('http://')}", name)
+        place = stop_with_savepoint(url, options["job_name"])
     except CannotStop as error:
         return f"NOT stopped with a savepoint: {error}; the job may still run"
     return f"stopped with a savepoint; the same command resumes it with --savepoint_path={place}"
@@ -155,7 +151,9 @@ def _pipeline(arguments: Arguments) -> beam.Pipeline:
 
 def _configure_logging() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, force=True)
+    logging.getLogger().addFilter(_is_not_said_in_words)
     logging.getLogger("pipelines").setLevel(logging.INFO)
+    logging.getLogger("runners").setLevel(logging.INFO)
     logging.getLogger("apache_beam.runners.common").addFilter(_is_no_user_error)
     threading.excepthook = _report_thread
     logging.getLogger("apache_beam.runners.worker.data_plane").addFilter(_tells_of_no_end)
@@ -181,6 +179,11 @@ def _tells_of_no_end(record: logging.LogRecord) -> bool:
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[0] is UserError)
+
+
+def _is_not_said_in_words(record: logging.LogRecord) -> bool:
+    """Beam logs the failure of a job, and raises it then."""
+    return record.levelno < logging.ERROR or _in_words(record.getMessage()) is None
 
 
 def _fail(message: str) -> int:

@@ -2,18 +2,24 @@
 
 import argparse
 import logging
+import socket
 from urllib.parse import urlsplit
 
+import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
 from runners.folders import state_folder
+from runners.local.errors import CannotStart
 from runners.local.jars import FLINK_VERSION, job_server_jar
 from runners.local.java import find_java
+from runners.local.web import get_json
+from runners.savepoints import rest_url
 
 _LOGGER = logging.getLogger(__name__)
 
 EMBEDDED = "[local]"
+ANSWER_SECONDS = 5
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 # Beam warns, with pages of detail, of every worker that was gone before its job ended.
@@ -50,6 +56,28 @@ def flink_options(user_flags: list[str], *, streaming: bool) -> list[str]:
     defaults = flink_defaults(user_flags, streaming=streaming)
     _LOGGER.info("on Flink, set by default: %s", " ".join(defaults))
     return [*defaults, *user_flags]
+
+
+def refuse_unreachable(user_flags: list[str]) -> None:
+    """CannotStart when nothing answers at the user's --job_endpoint, or no Flink at the --flink_master."""
+    given = _given(user_flags)
+    if given.job_endpoint:
+        place = urlsplit(f"//{given.job_endpoint}")
+        try:
+            socket.create_connection((place.hostname or "", place.port or 0), ANSWER_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise CannotStart(
+                f"--job_endpoint {given.job_endpoint}: no job server answers there: {error}"
+            ) from error
+    url = rest_url(given.flink_master or EMBEDDED)
+    if url and not url.startswith("https:"):
+        try:
+            get_json(f"{url}/config")["flink-version"]
+        except (requests.RequestException, KeyError, TypeError) as error:
+            cause = "nothing answers" if isinstance(error, requests.ConnectionError) else "no Flink answers"
+            raise CannotStart(
+                f"--flink_master {given.flink_master}: {cause} at {url}, where its REST interface should be"
+            ) from error
 
 
 def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:

@@ -40,10 +40,11 @@ def pipeline_options(runner: str, flags: Sequence[str], streaming: bool = False)
 
 
 def _on_flink(flags: list[str], streaming: bool) -> list[str]:
-    from runners.flink import flink_options
+    from runners.flink import flink_options, refuse_unreachable
     from runners.local.errors import CannotStart
 
     try:
+        refuse_unreachable(flags)
         return flink_options(flags, streaming=streaming)
     except CannotStart as error:
         raise UnusableRunner(str(error)) from error

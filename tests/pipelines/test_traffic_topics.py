@@ -2,64 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow.dataset
 import pytest
-import requests
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from pipelines import traffic
 from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
-from runners.local import FlinkCluster, KafkaBroker
 from schemas.traffic import TRAFFIC
-from tests.services import require_maven
-
-ROOT = Path(__file__).parents[2]
-START = 1_330_560_000  # 2012-03-01 00:00 UTC
-
-
-def reading(sensor: str, seconds: float, speed: float = 50) -> bytes:
-    """A message, at so many seconds after START."""
-    return json.dumps(
-        {"sensor_id": sensor, "timestamp": round((START + seconds) * 1000), "speed_mph": speed}
-    ).encode()
-
-
-def send(kafka: KafkaBroker, topic: str, messages: Sequence[tuple[int, bytes | None]]) -> None:
-    """(partition, value) each, acknowledged on return."""
-    producer = Producer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5, "message.max.bytes": 2_000_000}
-    )
-    for partition, value in messages:
-        producer.produce(topic, value, partition=partition)
-        producer.poll(0)
-    assert producer.flush(30) == 0
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-
-
-def rows(output: Path, kind: str, columns: str = "*") -> list[tuple]:
-    """Rows of a kind of output, as any reader sees them now; none before the first file."""
-    if not any((output / kind).rglob("*.parquet")):
-        return []
-    files = f"read_parquet('{output}/{kind}/**/*.parquet', hive_partitioning=false)"
-    return duckdb.connect().execute(f"select {columns} from {files} order by all").fetchall()
+from tests.stream_jobs import START, job, lag, messages, raw_offsets, reading, rows, send, wait_for
 
 
 def table(output: Path, kind: str) -> pyarrow.Table:
@@ -167,6 +122,20 @@ def test_a_stream_is_refused_an_output_that_holds_the_results_of_another_run(
     assert "resume that with --savepoint_path" in capfd.readouterr().err
 
 
+def test_a_stream_is_not_resumed_into_an_output_in_which_none_was_started(kafka, new_topic, tmp_path, capfd):
+    where = ["--bootstrap_servers", kafka.bootstrap_servers, "--output", str(tmp_path / "out")]
+    resumed = [
+        "--topic",
+        new_topic(1),
+        *where,
+        "--runner",
+        "FlinkRunner",
+        "--savepoint_path=file:///savepoint",
+    ]
+    assert traffic.main(resumed) == 2
+    assert "resume with the --output it was started with" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("start", "offsets"),
     [("earliest", [0, 1, 2]), ("latest", []), ("2012-03-01T00:00:05Z", [1, 2]), ("group", [0, 1, 2])],
@@ -191,61 +160,6 @@ def test_an_unusable_topic_is_one_line_and_status_2(arguments, kafka, tmp_path, 
     errors = capfd.readouterr().err.splitlines()
     assert len(errors) == 1
     assert arguments[-1].partition("=")[0] in errors[0]
-
-
-@contextlib.contextmanager
-def job(kafka: KafkaBroker, output: Path, *arguments: str) -> Iterator[subprocess.Popen]:
-    """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
-    require_maven()
-    flags = [
-        "--runner",
-        "FlinkRunner",
-        "--bootstrap_servers",
-        kafka.bootstrap_servers,
-        "--output",
-        str(output),
-    ]
-    log = output.parent / f"{output.name}.log"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.traffic", *flags, "--early_seconds=0", *arguments],
-        cwd=ROOT,
-        stdout=log.open("a"),
-        stderr=subprocess.STDOUT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(process.pid, signal.SIGKILL)  # a job server and its Flink are in the launcher's group
-        process.wait()
-
-
-@contextlib.contextmanager
-def job_on_cluster(
-    cluster: FlinkCluster, kafka: KafkaBroker, output: Path, *arguments: str
-) -> Iterator[None]:
-    """The job on a cluster whose workers are processes beside it; cancelled at the end."""
-    where = [f"--job_endpoint={cluster.job_endpoint}", "--environment_type=LOOPBACK"]
-    with job(kafka, output, *arguments, *where):
-        yield
-        for each in running(cluster):
-            requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
-        wait_for(lambda: not running(cluster), "the job is cancelled")
-
-
-def running(cluster: FlinkCluster) -> list[str]:
-    jobs = requests.get(f"{cluster.rest_url}/jobs", timeout=30).json()["jobs"]
-    return [job["id"] for job in jobs if job["status"] in ("CREATED", "RUNNING", "RESTARTING")]
-
-
-def raw_offsets(output: Path) -> list[tuple[int, int]]:
-    return rows(output, "raw", "partition, position")
 
 
 def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
@@ -278,6 +192,7 @@ def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
         wait_for(lambda: len(rows(output, "processed/aggregates")) == 4, "the second window is out")
         send(kafka, topic, [(0, reading("a", 130, 90))])
         wait_for(lambda: len(rows(output, "dead_letters")) == 2, "the dead letters are written")
+        wait_for(lambda: len(raw_offsets(output)) == 8, "the readings are written")
     assert rows(output, "dead_letters", "reason, partition, position") == [
         ("empty", 0, 3),
         ("too_late", 0, 9),
@@ -293,20 +208,6 @@ def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
         f"{topic}/0/3".encode(),
         f"{topic}/0/9".encode(),
     ]
-
-
-def messages(kafka: KafkaBroker, topic: str) -> list[tuple]:
-    """(key, value) of all messages of a topic with one partition."""
-    consumer = Consumer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test", "enable.auto.commit": False}
-    )
-    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    found: list[tuple] = []
-    while len(found) < end:
-        found += [(message.key(), message.value()) for message in consumer.consume(1000, 10)]
-    consumer.close()
-    return found
 
 
 def test_an_idle_partition_does_not_hold_windows_back_when_history_is_replayed(kafka, new_topic, tmp_path):
@@ -337,122 +238,3 @@ def test_a_lone_event_time_far_ahead_does_not_make_the_others_late(kafka, new_to
             lambda: len(rows(output, "processed/aggregates")) == 6, "three windows of two sensors are out"
         )
         assert not rows(output, "dead_letters")
-
-
-def lag(kafka: KafkaBroker, topic: str, partitions: int) -> int:
-    """What a lag monitor shows of the job's group."""
-    group = "stream-processor-group-v2"
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
-    places = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], 10)
-    ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1] for n in range(partitions)]
-    consumer.close()
-    return sum(end - max(place.offset, 0) for place, end in zip(places, ends, strict=True))
-
-
-@pytest.fixture
-def traffic_topic(kafka: KafkaBroker, new_topic: Callable[..., str]) -> Iterator[tuple[str, list]]:
-    """A topic of 4 partitions, and 60,000 readings of two hours to be sent to it, as (partition, value).
-
-    Each sensor is in one partition, out of order by up to 20 s, and one reading in a hundred is sent twice.
-    """
-    topic = new_topic(4)
-    sent = []
-    for n in range(60_000):
-        sensor, second = n % 40, n // 40 * 5 + (n * 7919) % 20
-        value = reading(f"s{sensor:02}", second, 20 + (n * 31) % 60)
-        sent += [(sensor % 4, value)] * (2 if n % 100 == 0 else 1)
-    yield topic, sent
-
-
-UNLIKE = "({0} except all {1}) union all ({1} except all {0})"
-
-
-def assert_final_tables(output: Path, sent: list[tuple[int, bytes]], closed_seconds: int) -> None:
-    """Raw and aggregates equal what DuckDB makes of all that was sent, of the windows that have closed."""
-    con = duckdb.connect()
-    con.sql("set timezone = 'UTC'")
-    lines = "\n".join(value.decode() for _, value in sent)
-    path = output.parent / "sent.json"
-    path.write_text(lines)
-    con.sql(
-        f"""create table readings as select distinct on (sensor_id, timestamp) sensor_id,
-            (timestamp // 1000)::bigint as second, speed_mph
-        from read_json('{path}', columns={{sensor_id: 'varchar', timestamp: 'bigint', speed_mph: 'double'}})
-        where timestamp < {(START + closed_seconds) * 1000}"""
-    )
-    raw = f"read_parquet('{output}/raw/**/*.parquet', hive_partitioning=false)"
-    closed = START + closed_seconds
-    ours = (
-        f"select sensor_id, epoch(timestamp)::bigint, speed_mph from {raw} where epoch(timestamp) < {closed}"
-    )
-    theirs = "select sensor_id, second, speed_mph from readings"
-    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
-    aggregates = f"read_parquet('{output}/processed/aggregates/**/*.parquet', hive_partitioning=false)"
-    ours = f"""select sensor_id, epoch(window_start)::bigint, message_count, round(avg_speed, 6),
-        round(p85_speed, 6) from {aggregates} where epoch(window_start) < {closed}"""
-    theirs = """select sensor_id, second // 300 * 300, count(*), round(avg(speed_mph), 6),
-        round(quantile_cont(speed_mph, 0.85), 6) from readings group by all"""
-    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
-
-
-CLOSED_SECONDS = 7200
-OUTAGE_SECONDS = 15
-LAST = [(partition, reading(f"s{partition:02}", 9000 + t)) for partition in range(4) for t in (0, 1)]
-
-
-def all_windows_are_out(output: Path, sent: list[tuple[int, bytes]]) -> bool:
-    """Aggregates and readings: a bundle writes the files of the one before those of the other."""
-    aggregates = rows(output, "processed/aggregates", f"epoch(window_start) < {START + CLOSED_SECONDS}")
-    readings = rows(output, "raw", f"epoch(timestamp) < {START + CLOSED_SECONDS}")
-    values = {value for _, value in sent if json.loads(value)["timestamp"] < (START + CLOSED_SECONDS) * 1000}
-    windows = CLOSED_SECONDS // 300 * 40
-    return (sum(row[0] for row in aggregates), sum(row[0] for row in readings)) == (windows, len(values))
-
-
-@pytest.mark.parametrize("fault", ["task manager killed", "broker stopped"])
-def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, tmp_path):
-    topic, sent = traffic_topic
-    output = tmp_path / "out"
-    with job_on_cluster(flink_cluster, kafka, output, "--topic", topic, "--out_of_orderness_seconds=30"):
-        send(kafka, topic, sent[:30_000])
-        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
-        broken = time.monotonic()
-        match fault:
-            case "task manager killed":
-                flink_cluster.busy_task_managers()[0].kill()
-                flink_cluster.start()
-            case "broker stopped":
-                kafka.stop()
-                time.sleep(OUTAGE_SECONDS)  # the fault itself, not a wait for something
-                kafka.start()
-        send(kafka, topic, sent[30_000:] + LAST)
-        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
-        print(f"{fault}: all windows out {time.monotonic() - broken:.0f} s later")
-    assert_final_tables(output, sent, CLOSED_SECONDS)
-    assert not rows(output, "dead_letters")
-
-
-def test_a_stream_stopped_by_sigterm_resumes_from_its_savepoint(
-    flink_cluster, kafka, traffic_topic, tmp_path
-):
-    topic, sent = traffic_topic
-    output = tmp_path / "out"
-    arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--environment_type=LOOPBACK"]
-    arguments.append(f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}")
-    with job(kafka, output, *arguments) as first:
-        send(kafka, topic, sent[:30_000])
-        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
-        first.terminate()
-        assert first.wait(120) == 128 + signal.SIGTERM
-    log = (tmp_path / "out.log").read_text()
-    (said,) = [line for line in log.splitlines() if line.startswith("stopped")]
-    assert "Traceback" not in log
-    assert "the same command resumes it with --savepoint_path=file:" in said
-    assert not running(flink_cluster)
-    send(kafka, topic, sent[30_000:] + LAST)
-    with job(kafka, output, *arguments, said.rpartition(" ")[2]):
-        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
-        for each in running(flink_cluster):
-            requests.patch(f"{flink_cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
-    assert_final_tables(output, sent, CLOSED_SECONDS)
-    assert not rows(output, "dead_letters")

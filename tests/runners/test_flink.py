@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from runners import flink
 from runners.local import FlinkCluster, KafkaBroker
 from runners.local.waiting import wait_until
+from runners.options import UnusableRunner, pipeline_options
 from tests.services import require_maven
 
 # Beam's threads end with the error that their peer, which has done its work, went away.
@@ -97,6 +98,17 @@ def test_what_is_set_by_default_is_said(caplog: pytest.LogCaptureFixture) -> Non
         flink.flink_options(["--parallelism=8"], streaming=False)
     assert "on Flink, set by default: --environment_type=LOOPBACK" in caplog.text
     assert "--parallelism" not in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--flink_master", "--job_endpoint"])
+def test_where_nothing_answers_no_job_is_sent(flag: str) -> None:
+    with pytest.raises(UnusableRunner, match=f"^{flag} 127.0.0.1:1: "):
+        pipeline_options("FlinkRunner", [f"{flag}=127.0.0.1:1"], streaming=True)
+
+
+def test_what_answers_has_to_be_flink(kafka: KafkaBroker) -> None:
+    with pytest.raises(UnusableRunner, match="where its REST interface should be"):
+        pipeline_options("FlinkRunner", [f"--flink_master={kafka.bootstrap_servers}"])
 
 
 @beam_threads_die_with_the_job

@@ -1,0 +1,132 @@
+"""A traffic stream as a person would start it, what is sent to it, and what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import requests
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from runners.local import FlinkCluster, KafkaBroker
+from tests.services import require_maven
+
+ROOT = Path(__file__).parents[1]
+START = 1_330_560_000  # 2012-03-01 00:00 UTC
+
+
+def reading(sensor: str, seconds: float, speed: float = 50) -> bytes:
+    """A message, at so many seconds after START."""
+    return json.dumps(
+        {"sensor_id": sensor, "timestamp": round((START + seconds) * 1000), "speed_mph": speed}
+    ).encode()
+
+
+def send(kafka: KafkaBroker, topic: str, messages: Sequence[tuple[int, bytes | None]]) -> None:
+    """(partition, value) each, acknowledged on return."""
+    producer = Producer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5, "message.max.bytes": 2_000_000}
+    )
+    for partition, value in messages:
+        producer.produce(topic, value, partition=partition)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+def rows(output: Path, kind: str, columns: str = "*") -> list[tuple]:
+    """Rows of a kind of output, as any reader sees them now; none before the first file."""
+    if not any((output / kind).rglob("*.parquet")):
+        return []
+    files = f"read_parquet('{output}/{kind}/**/*.parquet', hive_partitioning=false)"
+    return duckdb.connect().execute(f"select {columns} from {files} order by all").fetchall()
+
+
+def flags(kafka: KafkaBroker, output: Path) -> list[str]:
+    servers = ["--bootstrap_servers", kafka.bootstrap_servers]
+    return ["--runner", "FlinkRunner", *servers, "--output", str(output), "--early_seconds=0"]
+
+
+@contextlib.contextmanager
+def job(kafka: KafkaBroker, output: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
+    require_maven()
+    log = output.parent / f"{output.name}.log"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.traffic", *flags(kafka, output), *arguments],
+        cwd=ROOT,
+        stdout=log.open("a"),
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGKILL)  # a job server and its Flink are in the launcher's group
+        process.wait()
+
+
+@contextlib.contextmanager
+def job_on_cluster(
+    cluster: FlinkCluster, kafka: KafkaBroker, output: Path, *arguments: str
+) -> Iterator[None]:
+    """The job on a cluster whose workers are processes beside it; cancelled at the end."""
+    where = [f"--job_endpoint={cluster.job_endpoint}", "--environment_type=LOOPBACK"]
+    with job(kafka, output, *arguments, *where):
+        yield
+        for each in running(cluster):
+            requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
+        wait_for(lambda: not running(cluster), "the job is cancelled")
+
+
+def running(cluster: FlinkCluster) -> list[str]:
+    jobs = requests.get(f"{cluster.rest_url}/jobs", timeout=30).json()["jobs"]
+    return [job["id"] for job in jobs if job["status"] in ("CREATED", "RUNNING", "RESTARTING")]
+
+
+def raw_offsets(output: Path) -> list[tuple[int, int]]:
+    return rows(output, "raw", "partition, position")
+
+
+def messages(kafka: KafkaBroker, topic: str) -> list[tuple]:
+    """(key, value) of all messages of a topic with one partition."""
+    consumer = Consumer(
+        {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test", "enable.auto.commit": False}
+    )
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[tuple] = []
+    while len(found) < end:
+        found += [(message.key(), message.value()) for message in consumer.consume(1000, 10)]
+    consumer.close()
+    return found
+
+
+def lag(kafka: KafkaBroker, topic: str, partitions: int) -> int:
+    """What a lag monitor shows of the job's group."""
+    group = "stream-processor-group-v2"
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
+    places = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], 10)
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1] for n in range(partitions)]
+    consumer.close()
+    return sum(end - max(place.offset, 0) for place, end in zip(places, ends, strict=True))
