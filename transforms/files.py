@@ -7,6 +7,7 @@ import json
 import posixpath
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ def publish(path: str, content: pa.Buffer | bytes) -> int:
             hidden, mime_type="application/octet-stream", compression_type=CompressionTypes.UNCOMPRESSED
         ) as file:
             file.write(content)
-        _rename(hidden, path)
+        rename(hidden, path)
     except (OSError, BeamIOError) as error:
         with contextlib.suppress(OSError, BeamIOError):
             FileSystems.delete([hidden])
@@ -36,19 +37,66 @@ def publish(path: str, content: pa.Buffer | bytes) -> int:
     return len(content)
 
 
-def _rename(hidden: str, path: str) -> None:
+def rename(path: str, new: str) -> None:
+    """Gives a file another name, replacing what bears it. OSError or BeamIOError when that cannot be."""
+    if FileSystems.get_scheme(path) == "hdfs":
+        _rename_on_hdfs(path, new)
+    else:
+        FileSystems.rename([path], [new])
+
+
+def _rename_on_hdfs(path: str, new: str) -> None:
+    """Replaces in one step, which WebHDFS can and Beam's rename does not ask for."""
+    from hdfs import HdfsError  # an extra
+
+    file_system: Any = FileSystems.get_filesystem(path)
+    source, destination = (file_system._parse_url(url)[1] for url in (path, new))
     try:
-        FileSystems.rename([hidden], [path])
-    except BeamIOError:
-        if FileSystems.get_scheme(path) != "hdfs" or not FileSystems.exists(path):
-            raise
-        FileSystems.delete([path])  # Beam's HDFS does not rename onto a file that is there
-        FileSystems.rename([hidden], [path])
+        file_system._hdfs_client._rename(source, destination=destination, renameoptions="OVERWRITE")
+    except HdfsError as error:
+        raise BeamIOError(f"{new}: {error}") from error
 
 
 def publish_json(path: str, content: dict) -> int:
     """Writes the content as indented JSON; see `publish`."""
     return publish(path, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def discard(paths: Iterable[str]) -> None:
+    """Deletes files, one after another; one that is gone already is no error."""
+    for path in paths:
+        try:
+            FileSystems.delete([path])
+        except BeamIOError:
+            if FileSystems.exists(path):
+                raise
+
+
+def read_file(path: str) -> bytes | None:
+    """The file's bytes; None when there is no such file, also when it goes while it is looked for."""
+    if not FileSystems.exists(path):
+        return None
+    try:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            return file.read()
+    except _reading_errors(path):
+        if FileSystems.exists(path):
+            raise
+        return None
+
+
+def _reading_errors(path: str) -> tuple[type[Exception], ...]:
+    """What Beam's file systems raise for a file that is gone; those of two of them come from extras."""
+    match FileSystems.get_scheme(path):
+        case "hdfs":
+            from hdfs import HdfsError
+
+            return OSError, BeamIOError, HdfsError
+        case "s3":
+            from apache_beam.io.aws.clients.s3.messages import S3ClientError
+
+            return OSError, BeamIOError, S3ClientError
+    return OSError, BeamIOError
 
 
 def read_json(path: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A pane of a window holds all rows of that window so far. A file holds the windows of one stretch of time and
 one shard, and a pane is written by replacing its window's rows in that file. However often a pane comes, late
 or again after a failure, the file ends up the same. This needs one writer per file: the runner keeps a shard,
-and a partition of a topic, on one worker at a time.
+and a partition of a topic, on one worker at a time. What was compacted is brought up to date in the same way.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from transforms import counters
-from transforms.files import publish
-from transforms.parquet import split_by_day, to_parquet, with_plain_text
+from transforms.compaction import compacted_path, withdraw
+from transforms.files import discard, publish
+from transforms.parquet import read_parquet, sorted_parquet, split_by_day, with_plain_text
 from transforms.windows import MICROS, split_by_window
 
-OFFSETS_PER_FILE = 100_000
+OFFSETS_PER_FILE, FILES_PER_FOLDER = 100_000, 100
 
 Unit = Callable[[pa.Table], pa.Array]
 
@@ -44,22 +44,28 @@ def replace_rows(
     return pa.concat_tables(tables).combine_chunks()
 
 
-def read_parquet(path: str) -> pa.Table | None:
-    """The file's table; None when there is no such file."""
-    if not FileSystems.exists(path):
-        return None
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        return pq.read_table(pa.BufferReader(file.read()))
-
-
 def rewrite(
     path: str, parts: Iterable[pa.RecordBatch], units: pa.Array, unit: Unit, sort_by: list[str]
 ) -> None:
     """Brings the file up to date, see `replace_rows`, and sorts it. UserError when it cannot be written."""
     table = replace_rows(read_parquet(path), parts, units, unit)
     if table.num_rows:
-        order = pc.sort_indices(table, [(name, "ascending") for name in sort_by])
-        publish(path, to_parquet(table.take(order).combine_chunks().to_batches()[0]))
+        publish(path, sorted_parquet(table, sort_by))
+
+
+def bring_up_to_date(root: str, folder: str, name: str, update: Callable[[str], None]) -> None:
+    """Has `update(path)` rewrite that file below the root, or the one that compaction has made of it.
+
+    A compaction may come between any two of these steps: see `transforms.compaction`.
+    """
+    path = FileSystems.join(root, *folder.split("/"), name)
+    compacted = compacted_path(path)
+    if not FileSystems.exists(compacted):
+        update(path)
+        withdraw(root, folder)
+    if FileSystems.exists(compacted):
+        update(compacted)
+        discard([path])
 
 
 class _WritePanes(beam.DoFn):
@@ -67,8 +73,8 @@ class _WritePanes(beam.DoFn):
         self.files = files
 
     def start_bundle(self) -> None:
-        # path -> window's start -> the window's rows in that file, of the latest pane
-        self.pending: dict[str, dict[int, pa.RecordBatch]] = defaultdict(dict)
+        # (folder, file) -> window's start -> the window's rows in that file, of the latest pane
+        self.pending: dict[tuple[str, str], dict[int, pa.RecordBatch]] = defaultdict(dict)
 
     def process(self, pane: tuple[int, pa.RecordBatch]) -> None:
         shard, batch = pane
@@ -78,15 +84,18 @@ class _WritePanes(beam.DoFn):
             name = np.datetime_as_string(np.datetime64(stretch, "s")).replace("-", "").replace(":", "")
             for day, day_rows in split_by_day(rows, files.time):
                 file = f"{files.feed}-{name}-{shard:03d}.parquet"
-                self.pending[FileSystems.join(files.root, files.folder, *day.split("/"), file)][window] = (
-                    day_rows
-                )
+                self.pending[f"{files.folder}/{day}", file][window] = day_rows
 
     def finish_bundle(self) -> None:
-        for path, windows in self.pending.items():
-            rewrite(
-                path, windows.values(), pa.array(windows, pa.int64()), self._window_of, self.files.sort_by
+        for (folder, file), windows in self.pending.items():
+            update = partial(
+                rewrite,
+                parts=windows.values(),
+                units=pa.array(windows, pa.int64()),
+                unit=self._window_of,
+                sort_by=self.files.sort_by,
             )
+            bring_up_to_date(self.files.root, folder, file, update)
             counters.add(files_written=1)
         self.pending.clear()
 
@@ -120,26 +129,36 @@ class _WriteLetters(beam.DoFn):
         self.root, self.feed = root, feed
 
     def start_bundle(self) -> None:
-        self.pending: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+        self.pending: dict[tuple[str, str], list[pa.RecordBatch]] = defaultdict(list)
 
     def process(self, letters: pa.RecordBatch) -> None:
         partition, topic = letters["partition"][0].as_py(), letters["source"][0].as_py()
         stretches = letters["position"].to_numpy() // OFFSETS_PER_FILE
         for stretch in np.unique(stretches).tolist():
-            file = f"{self.feed}-{topic}-{partition:05d}-{stretch:08d}.parquet"
+            series = f"{self.feed}-{topic}-{partition:05d}"
+            folder = f"dead_letters/{series}-{stretch // FILES_PER_FOLDER:06d}"
             rows = letters.filter(pa.array(stretches == stretch))
-            self.pending[FileSystems.join(self.root, "dead_letters", file)].append(rows)
+            self.pending[folder, f"{series}-{stretch:08d}.parquet"].append(rows)
 
     def finish_bundle(self) -> None:
-        for path, parts in self.pending.items():
-            offsets = pa.concat_arrays([part["position"] for part in parts])
-            rewrite(path, parts, offsets, lambda table: table["position"], ["position"])
+        for (folder, file), parts in self.pending.items():
+            update = partial(
+                rewrite,
+                parts=parts,
+                units=pa.concat_arrays([part["position"] for part in parts]),
+                unit=lambda table: table["position"],
+                sort_by=["position"],
+            )
+            bring_up_to_date(self.root, folder, file, update)
         self.pending.clear()
 
 
 @dataclass
 class MergeDeadLetters(beam.PTransform):
-    """Dead letters of a topic -> `root/dead_letters/feed-topic-partition-n.parquet`, each letter once."""
+    """Dead letters of a topic -> `root/dead_letters/feed-topic-partition-m/feed-topic-partition-n.parquet`.
+
+    Each letter once; a file holds those of 100,000 offsets, and a folder 100 files.
+    """
 
     root: str
     feed: str

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.accounts import Accounts
 from transforms.errors import UserError
-from transforms.files import files_below, publish
+from transforms.files import files_below, publish, read_file
 
 ROW_GROUP_ROWS = 20_000
 DAY_MICROS = 86_400_000_000
@@ -50,6 +51,18 @@ def to_parquet(batch: pa.RecordBatch) -> pa.Buffer:
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
+
+
+def read_parquet(path: str) -> pa.Table | None:
+    """The file's table; None when there is no such file."""
+    content = read_file(path)
+    return None if content is None else pq.read_table(pa.BufferReader(content))
+
+
+def sorted_parquet(table: pa.Table, sort_by: Sequence[str]) -> pa.Buffer:
+    """The table's rows, at least one, in that order as a Parquet file; see `to_parquet`."""
+    order = pc.sort_indices(table, [(name, "ascending") for name in sort_by])
+    return to_parquet(table.take(order).combine_chunks().to_batches()[0])
 
 
 def split_by_day(batch: pa.RecordBatch, time: str) -> Iterator[tuple[str, pa.RecordBatch]]:

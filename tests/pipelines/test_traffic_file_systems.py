@@ -13,8 +13,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from moto.server import ThreadedMotoServer
 
-from pipelines import traffic
+from pipelines import compact, traffic
 from runners.local import HdfsCluster
+from tests.rows import accepted, micros
+from transforms.files import files_below
+from transforms.merged_files import MergePanes, _WritePanes
 
 HEADER = "sensor_id,timestamp,speed_mph\n"
 BUCKET = "s3://readings"
@@ -83,3 +86,38 @@ def test_files_come_from_and_go_to_another_file_system_and_a_second_run_replaces
     assert len(written) == 2
     for stale in set(summary["output_files"]) - set(written):
         assert not FileSystems.exists(f"{root}/out/{stale}")
+
+
+def write_panes(root: str, folder: str, *times: str) -> None:
+    """A reading at each of those times, and a pane of its window for each."""
+    files = MergePanes(root, folder, "traffic", "timestamp", 300, 3600, ["sensor_id", "timestamp"])
+    writer = _WritePanes(files)
+    writer.start_bundle()
+    for time in times:
+        writer.process((0, accepted({"timestamp": micros(time)})))
+    writer.finish_bundle()
+
+
+def hours(root: str) -> list[int]:
+    """The hours of all readings."""
+    tables = [pq.read_table(pa.BufferReader(read(path))) for path in files_below(root, "raw/*/*/*/*.parquet")]
+    return sorted(row["timestamp"].hour for row in pa.concat_tables(tables).to_pylist())
+
+
+def test_files_are_compacted_there_and_brought_up_to_date_afterwards(elsewhere):
+    root, flags = elsewhere
+    root += "/stream"
+    FileSystems.set_options(PipelineOptions(flags))
+    write_panes(root, "raw", *(f"2012-03-01T{hour:02}:00" for hour in range(3)))
+    write_panes(root, "processed/aggregates", "2012-03-02T05:00")
+    assert len(files_below(root, "raw/*/*/*/*")) == 3
+    assert compact.main(["traffic", "--output", root, *flags]) == 0
+    assert [path.rpartition("/")[2] for path in files_below(root, "raw/*/*/*/*")] == [
+        "traffic-compacted-000.parquet"
+    ]
+    assert hours(root) == [0, 1, 2]
+    write_panes(root, "raw", "2012-03-01T01:00")
+    assert hours(root) == [0, 1, 2]
+    assert len(files_below(root, "raw/*/*/*/*")) == 1
+    left = (files_below(root, f".compacting/*/*/*/*/{each}") for each in ("claim", "*/*"))
+    assert not set().union(*left)
