@@ -26,6 +26,7 @@ from transforms.errors import UserError
 from transforms.medians import file_medians
 from transforms.parquet import digest
 
+METRICS_PORT = 8000
 SAMPLE = "sample"
 LIVE_FUTURE_SECONDS = 3600
 GROUP = "stream-processor-group-v2"
@@ -74,6 +75,8 @@ class Arguments:
     timezone: str
     zero_speed: str
     train: str | None
+    metrics_port: int | None
+    metrics_host: str
     runner: str
     beam_flags: tuple[str, ...]
     manifest: str | None
@@ -155,6 +158,8 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         timezone=options.timezone,
         zero_speed=options.zero_speed,
         train=options.train,
+        metrics_port=options.metrics_port,
+        metrics_host=options.metrics_host,
         runner=options.runner,
         beam_flags=tuple(beam_flags),
         manifest=manifest,
@@ -251,6 +256,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         help="other limits, either side may be empty (default: " + " ".join(map(_range, ranged)) + ")",
     )
     _add_clean(parser, feed)
+    _add_metrics(parser)
     runner = parser.add_argument_group("runner")
     runner.add_argument(
         "--runner",
@@ -370,6 +376,22 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    metrics = parser.add_argument_group("metrics", "For Prometheus to scrape while the job runs.")
+    metrics.add_argument(
+        "--metrics_port",
+        type=_port,
+        metavar="PORT",
+        help=f"serve them there, 0 for not at all (default: {METRICS_PORT} for a run without end, else none)",
+    )
+    metrics.add_argument(
+        "--metrics_host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="the address to serve them at, 0.0.0.0 for all (default: %(default)s)",
+    )
+
+
 def _with_sample(options: argparse.Namespace, feed: str) -> tuple[argparse.Namespace, str]:
     """The options completed for a run on the feed's simulated files, and the path of their manifest.
 
@@ -484,6 +506,12 @@ def _time(text: str) -> datetime:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no time, such as 2024-05-01T12:00:00Z") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -20,6 +20,7 @@ from pipelines.arguments import Arguments, parse_arguments
 from pipelines.batch import build_batch
 from pipelines.progress_bar import shown
 from pipelines.stream_record import record, refuse_other_output
+from pipelines.watched import watched
 from runners.options import UnusableRunner, pipeline_options
 from runners.savepoints import CannotStop, refused_resume, rest_url, stop_with_savepoint
 from schemas.feed import Feed
@@ -66,7 +67,7 @@ def _batch(arguments: Arguments) -> int:
     path = FileSystems.join(arguments.output, SUMMARY)
     pipeline = _pipeline(arguments)
     build_batch(pipeline, arguments)
-    with _unfinished(arguments, path), shown(_input_bytes(arguments.inputs)):
+    with watched(arguments, pipeline), _unfinished(arguments, path), shown(_input_bytes(arguments.inputs)):
         result = pipeline.run()
         result.wait_until_finish()
     summary = read_json(path)
@@ -108,7 +109,8 @@ def _stream(arguments: Arguments) -> int:
     record(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        pipeline.run().wait_until_finish()
+        with watched(arguments, pipeline):
+            pipeline.run().wait_until_finish()
     except (_Stopped, KeyboardInterrupt) as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print(_stopped_at(pipeline), flush=True)

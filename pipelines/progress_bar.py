@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from transforms.progress import progress
+from transforms.counters import live
 
 DRAW_EVERY_SECONDS = 0.2
 LOG_EVERY_SECONDS = 10
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def shown(input_bytes: int | None) -> Iterator[None]:
     """Shows rows and rows per second until the block ends; `input_bytes` is None where it is not known."""
-    progress.reset()
     console = Console(stderr=True)
     ended = threading.Event()
     show = _draw if console.is_terminal else _log
@@ -47,14 +46,12 @@ def _draw(console: Console, input_bytes: int | None, ended: threading.Event) -> 
         reading = bars.add_task("reading", total=input_bytes, rows=0, rate=0)
         writing = bars.add_task("writing", total=None, rows=0, rate=0, visible=False, start=False)
         while not ended.wait(DRAW_EVERY_SECONDS):
-            written = progress.count("written")
+            written = live.count("grouped")
             # Headers and blank lines are no rows: the bytes of the rows alone never reach the total.
-            _advance(
-                bars, reading, progress.count("read"), (written and input_bytes) or progress.count("bytes")
-            )
+            _advance(bars, reading, live.count("read"), (written and input_bytes) or live.count("bytes"))
             if written:
                 bars.start_task(writing)
-                bars.update(writing, total=progress.count("valid"), visible=True)
+                bars.update(writing, total=live.count("validated"), visible=True)
                 _advance(bars, writing, written, written)
             bars.refresh()
 
@@ -67,10 +64,10 @@ def _advance(bars: Progress, task: TaskID, rows: int, completed: int) -> None:
 def _log(console: Console, input_bytes: int | None, ended: threading.Event) -> None:
     started = time.monotonic()
     while not ended.wait(LOG_EVERY_SECONDS):
-        rows, seconds = progress.count("read"), time.monotonic() - started
+        rows, seconds = live.count("read"), time.monotonic() - started
         log.info(
             "read %s rows (%s rows/s), wrote %s",
             f"{rows:,}",
             f"{rows / seconds:,.0f}",
-            f"{progress.count('written'):,}",
+            f"{live.count('grouped'):,}",
         )

@@ -1,4 +1,4 @@
-"""`python -m schemas.tables`: the READMEs' tables of a feed's columns, from its declaration."""
+"""`python -m schemas.tables`: the READMEs' tables, from the declarations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from schemas.feed import Feed
+from schemas.metrics import METRICS
 from schemas.record import DEAD_LETTER
 from schemas.traffic import TRAFFIC
 
@@ -36,6 +37,14 @@ def rules(feed: Feed) -> str:
     return "\n".join(["| reason | |", "| --- | --- |", *rows])
 
 
+def metrics() -> str:
+    """A Markdown table of the metrics of a running job."""
+    rows = [
+        f"| `{each.full_name}` | {each.kind} | {', '.join(each.labels)} | {each.help} |" for each in METRICS
+    ]
+    return "\n".join(["| metric | kind | labels | |", "| --- | --- | --- | --- |", *rows])
+
+
 def tables(feed: Feed) -> Iterator[str]:
     """All tables of a feed."""
     yield columns(feed.reading_schema)
@@ -45,4 +54,4 @@ def tables(feed: Feed) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n\n".join(tables(TRAFFIC)))
+    print("\n\n".join([*tables(TRAFFIC), metrics()]))

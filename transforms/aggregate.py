@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas.feed import TIMESTAMP, Feed
+from transforms import counters
 from transforms.casts import floats
 
 MICROS = 1_000_000
@@ -148,9 +149,10 @@ class AggregateWindows(beam.PTransform):
     def expand(
         self, readings: beam.PCollection[tuple[int, pa.RecordBatch]]
     ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
-        return readings | beam.MapTuple(
-            lambda start, batch: (
-                start,
-                aggregate(batch, self.feed, self.window_seconds, self.zero_is_missing),
-            )
-        ).with_output_types(tuple[int, pa.RecordBatch])
+        return readings | beam.MapTuple(self._aggregate).with_output_types(tuple[int, pa.RecordBatch])
+
+    def _aggregate(self, start: int, readings: pa.RecordBatch) -> tuple[int, pa.RecordBatch]:
+        with counters.timed("aggregate"):
+            aggregates = aggregate(readings, self.feed, self.window_seconds, self.zero_is_missing)
+        counters.sensors_reporting(aggregates)
+        return start, aggregates

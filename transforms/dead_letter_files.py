@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
+from transforms import counters
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
 from transforms.files import publish
@@ -45,6 +46,7 @@ class _WriteFile(beam.DoFn):
         reasons = Counter(
             {each["values"]: each["counts"] for each in letters["reason"].value_counts().to_pylist()}
         )
+        counters.add(files_written=1, bytes_written=size)
         yield Accounts(dead_letters=reasons, files=frozenset([path]), bytes=size)
 
 

@@ -19,8 +19,10 @@ class _Decode(beam.DoFn):
         self.step = step
 
     def process(self, records: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        readings, failures = self.step.decode(records, time.time_ns() // 1000)
+        with counters.timed("decode"):
+            readings, failures = self.step.decode(records, time.time_ns() // 1000)
         counters.add(decoded=readings.num_rows, decode_failures=failures.num_rows)
+        counters.add_dead_letters(failures)
         yield readings
         if failures.num_rows:
             yield beam.pvalue.TaggedOutput("failures", failures)

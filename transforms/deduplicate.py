@@ -14,7 +14,6 @@ from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
-from transforms.progress import progress
 
 
 def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, int]:
@@ -66,9 +65,9 @@ class _Deduplicate(beam.DoFn):
 
     def process(self, group: tuple[int, Iterable[pa.RecordBatch]]) -> Iterable[pa.RecordBatch]:
         grouped = concatenate(group[1])
-        readings, duplicates = deduplicate(grouped, self.feed)
-        counters.add(grouped=grouped.num_rows, unique=readings.num_rows)
-        progress.add(written=grouped.num_rows)
+        with counters.timed("deduplicate"):
+            readings, duplicates = deduplicate(grouped, self.feed)
+        counters.add(grouped=grouped.num_rows, unique=readings.num_rows, duplicates=duplicates)
         yield group[0], readings
         if duplicates:
             yield beam.pvalue.TaggedOutput("accounts", Accounts(duplicates=duplicates))

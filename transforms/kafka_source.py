@@ -30,7 +30,6 @@ from transforms import counters
 from transforms.accounts import Accounts
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.errors import UserError
-from transforms.progress import progress
 from transforms.watermarks import MICROS, advance, newest_supported, too_late
 
 MESSAGES = 16_384
@@ -208,8 +207,7 @@ class _ReadToEnd(beam.DoFn):
         read = 0
         for batch in read_to_end(partition, self.configuration):
             read += batch.num_rows
-            progress.add(read=batch.num_rows)
-            counters.add(read=batch.num_rows)
+            counters.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
             yield batch
         yield beam.pvalue.TaggedOutput("accounts", Accounts(read=read))
 

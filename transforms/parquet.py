@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from transforms import counters
 from transforms.accounts import Accounts
 from transforms.errors import UserError
 from transforms.files import files_below, publish, read_file
@@ -157,9 +158,14 @@ class _Write(beam.DoFn):
 
     def process(self, group: tuple[int, pa.RecordBatch], after: bool = True) -> Iterable[Accounts]:
         start, batch = group
-        for path, size in self.files.write(start, batch):
+        with counters.timed("write"):
+            written = list(self.files.write(start, batch))
+        for path, size in written:
+            counters.add(files_written=1, bytes_written=size)
             yield Accounts(files=frozenset([path]), bytes=size)
-        yield self.count(batch)
+        accounts = self.count(batch)
+        counters.add_accounts(accounts)
+        yield accounts
 
 
 @dataclass

@@ -12,7 +12,6 @@ from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.csv_files import Block, find_blocks, read_block
-from transforms.progress import progress
 
 
 class _ReadBlocks(beam.DoFn):
@@ -23,8 +22,7 @@ class _ReadBlocks(beam.DoFn):
         read = blank = 0
         for batch, blank_lines in read_block(block):
             read, blank = read + batch.num_rows, blank + blank_lines
-            progress.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
-            counters.add(read=batch.num_rows)
+            counters.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
             yield batch
         unknown = {column for column in block.columns if column not in self.known}
         yield beam.pvalue.TaggedOutput(

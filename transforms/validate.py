@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from schemas.feed import Feed
 from transforms import counters
-from transforms.progress import progress
 from transforms.rules import validate
 
 
@@ -20,9 +19,11 @@ class _Validate(beam.DoFn):
         self.feed = feed
 
     def process(self, readings: pa.RecordBatch) -> Iterable[pa.RecordBatch]:
-        accepted, failures = validate(readings, self.feed, time.time_ns() // 1000)
+        with counters.timed("validate"):
+            accepted, failures = validate(readings, self.feed, time.time_ns() // 1000)
         counters.add(validated=accepted.num_rows, validate_failures=failures.num_rows)
-        progress.add(valid=accepted.num_rows)
+        counters.add_dead_letters(failures)
+        counters.newest_event(accepted, self.feed)
         if accepted.num_rows:
             yield accepted
         if failures.num_rows:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipelines.metrics_server import served
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.arguments import ReplayArguments, parse_arguments
 from pipelines.replay.dead_letters import DeadLetterFile, DeadLetterTopic
 from pipelines.replay.delivery import Delivery, Undeliverable
 from pipelines.replay.dry_run import dry_run
 from pipelines.replay.inject import Injector, Manifest
-from pipelines.replay.metrics import Latencies, ReplayMetrics, Statistics, served
+from pipelines.replay.metrics import Latencies, ReplayMetrics, Statistics
 from pipelines.replay.pace import EventTimePace, Pace, RatePace, Unbounded
 from pipelines.replay.portions import Encode, Portion, Source, read_ahead
 from pipelines.replay.progress import shown

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.delivery import Delivery
-from transforms.errors import UserError
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 THROUGHPUT_SECONDS = 1.0
@@ -106,20 +103,3 @@ class ReplayMetrics(Collector):
             if now - then >= THROUGHPUT_SECONDS:
                 self._throughput, self._last = (acked - before) / (now - then), (now, acked)
             return self._throughput
-
-
-@contextlib.contextmanager
-def served(metrics: ReplayMetrics, host: str, port: int) -> Iterator[None]:
-    """Serves the metrics at http://host:port/metrics until the block ends. UserError for a taken port."""
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise UserError(f"--metrics_port {port}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,0 +1,61 @@
+"""A run whose metrics can be scraped while it lasts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import apache_beam as beam
+
+from pipelines.arguments import METRICS_PORT, Arguments
+from pipelines.metrics import JobMetrics
+from pipelines.metrics_server import served
+from transforms import decode_csv
+from transforms.counters import live
+from transforms.dead_letters import Failure
+from transforms.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def watched(arguments: Arguments, pipeline: beam.Pipeline) -> Iterator[None]:
+    """Serves the metrics of the run until the block ends. UserError when the port asked for is taken.
+
+    A stream without such a wish runs on when the usual port is taken, and says so.
+    """
+    live.reset()
+    port = METRICS_PORT if arguments.metrics_port is None and arguments.streaming else arguments.metrics_port
+    with contextlib.ExitStack() as serving:
+        if port:
+            metrics = JobMetrics(
+                arguments.feed, arguments.window_seconds, live.figures, known_reasons(arguments)
+            )
+            try:
+                serving.enter_context(served(metrics, arguments.metrics_host, port))
+            except UserError as error:
+                if arguments.metrics_port is not None:
+                    raise
+                log.warning("no metrics are served: %s", error)
+        yield
+
+
+def known_reasons(arguments: Arguments) -> Iterator[tuple[str, str]]:
+    """The (stage, reason) of the dead letters that a run may have, as far as they are declared."""
+    yield from (("validate", rule.name) for rule in arguments.feed.rules if not rule.field.tolerated)
+    yield from (("decode", failure.rules[0]) for failure in _decode_failures(arguments))
+    if arguments.streaming:
+        yield "window", "too_late"
+
+
+def _decode_failures(arguments: Arguments) -> tuple[Failure, ...]:
+    if not arguments.topics:
+        return decode_csv.STRUCTURAL
+    if arguments.format == "avro":
+        from transforms import decode_avro  # Kafka's packages are an extra
+
+        return decode_avro.FAILURES
+    from transforms import decode_json
+
+    return decode_json.STRUCTURAL
