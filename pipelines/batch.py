@@ -65,10 +65,11 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
     feed, output, run = arguments.feed, arguments.output, arguments.run
     if arguments.topics:
         from pipelines.stream import message_decode  # Kafka's packages are an extra
-        from transforms.kafka_source import ReadToEnd, find_partitions
+        from transforms.kafka_source import ReadToEnd
+        from transforms.partitions import find_topics
 
-        partitions = find_partitions(arguments.topics, arguments.kafka, arguments.start)
-        source = pipeline | beam.Create(partitions) | ReadToEnd(arguments.kafka)
+        topics = find_topics(arguments.topics, arguments.kafka, arguments.start)
+        source = pipeline | beam.Create(topics) | ReadToEnd(arguments.kafka)
         decoded = source.records | message_decode(arguments)
     else:
         source = pipeline | beam.Create(arguments.inputs) | ReadCsv(feed)

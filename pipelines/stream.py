@@ -19,9 +19,10 @@ from transforms.decode import Decode
 from transforms.decode_avro import DecodeAvro
 from transforms.decode_json import DecodeJson
 from transforms.kafka_sink import WriteAggregatesToKafka, WriteDeadLettersToKafka
-from transforms.kafka_source import ReadForever, find_partitions
+from transforms.kafka_stream import ReadForever
 from transforms.merged_files import MergeDeadLetters, MergePanes
 from transforms.panes import SummarizePanes
+from transforms.partitions import find_topics
 from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
 from transforms.windows import GroupByWindow
@@ -56,7 +57,7 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         out_of_orderness=arguments.out_of_orderness_seconds,
         idle_seconds=arguments.idle_seconds,
     )
-    read = pipeline | beam.Create(find_partitions(arguments.topics, kafka, arguments.start)) | source
+    read = pipeline | beam.Create(find_topics(arguments.topics, kafka, arguments.start)) | source
     panes = (
         read.readings
         | "GroupByWindow"

@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 MICROS = 1_000_000
-SUPPORT = 0.01
+NOTHING = -(1 << 62)  # before any event time, and far from the ends of 64 bits
+RECENT, SUPPORT, MAJORITY = 16, 2, 8
+LEAP = 86_400 * MICROS
 
 
-def newest_supported(event_times: np.ndarray) -> int:
-    """The newest event time that does not stand alone, in the unit of `event_times`.
+class Progress(NamedTuple):
+    """How far the event time of a partition has come; all in microseconds since the epoch.
 
-    Of many rows, the newest that at least one in a hundred of them reaches; of fewer, the older of the newest
-    two. A single row stamped far ahead therefore does not carry the watermark away.
-
-    >>> newest_supported(np.array([10, 11, 12, 9_999]))
-    12
+    `watermark` is what the next row meets. `agreed` and `recent`, the event times of the rows before it, are
+    what the watermark moves on from.
     """
-    rank = min(max(int(len(event_times) * SUPPORT), 2), len(event_times))
-    return int(np.partition(event_times, len(event_times) - rank)[len(event_times) - rank])
+
+    watermark: int = NOTHING
+    agreed: int = NOTHING
+    recent: tuple[int, ...] = (NOTHING,) * (RECENT - 1)
 
 
-def advance(watermark: int | None, event_times: np.ndarray, out_of_orderness: int, leap: int) -> int | None:
-    """The watermark after rows of those event times: bounded out-of-orderness, and it never goes back.
+def advance(
+    progress: Progress, event_times: np.ndarray, out_of_orderness: int
+) -> tuple[np.ndarray, Progress]:
+    """(the watermark that each row meets, the progress after all of them).
 
-    All in microseconds since the epoch. A lone row that is the first, or more than `leap` ahead of the
-    watermark, moves nothing: it may be wrong, and if it is right the rows after it will say so.
+    After a row the watermark is the newest event time that does not stand alone, less the out-of-orderness,
+    and it never goes back: of the 16 rows up to it, the second newest. More than a day past what the majority
+    of 16 rows has reached it needs a majority too, once there are so many: a few rows from a clock that is
+    wrong do not carry it away. How the rows are cut into calls makes no difference.
 
-    >>> advance(100, np.array([150, 160, 170]), out_of_orderness=20, leap=1_000)
-    140
-    >>> advance(None, np.array([9_999]), out_of_orderness=20, leap=1_000)
+    >>> rows, progress = advance(Progress(), np.array([100, 160, 170, 9_999, 180]), out_of_orderness=20)
+    >>> rows[1:].tolist() == [NOTHING, 80, 140, 150], progress.watermark
+    (True, 160)
     """
     if not len(event_times):
-        return watermark
-    candidate = newest_supported(event_times) - out_of_orderness
-    if len(event_times) == 1 and (watermark is None or candidate > watermark + leap):
-        return watermark
-    if watermark is None:
-        return candidate
-    return max(watermark, candidate)
+        return np.empty(0, np.int64), progress
+    times = np.concatenate([progress.recent, event_times])
+    in_order = np.sort(np.lib.stride_tricks.sliding_window_view(times, RECENT), axis=1)
+    agreed = np.maximum.accumulate(np.append(progress.agreed, in_order[:, -MAJORITY]))
+    supported = in_order[:, -SUPPORT]
+    leaps = (agreed[1:] > NOTHING) & (supported > agreed[1:] + LEAP)
+    reached = np.where(leaps, agreed[1:], supported) - out_of_orderness
+    watermarks = np.maximum.accumulate(np.append(progress.watermark, reached))
+    recent = tuple(times[-(RECENT - 1) :].tolist())
+    return watermarks[:-1], Progress(int(watermarks[-1]), int(agreed[-1]), recent)
 
 
 def too_late(
-    event_times: np.ndarray, watermark: int | None, window_seconds: int, lateness: int
+    event_times: np.ndarray, watermarks: np.ndarray, window_seconds: int, lateness: int
 ) -> np.ndarray:
     """Which rows' windows are closed for good: their end and the allowed lateness have passed.
 
-    `event_times` and `watermark` in microseconds, the others in seconds. A window is closed by the watermark
-    of its own partition: the job's is never ahead of it, so that no row is too late there and not here.
+    `event_times` and `watermarks`, that each row meets, in microseconds, the others in seconds. A window is
+    closed by the watermark of its own partition: the job's is never ahead of it, so that no row is too late
+    there and not here.
     """
-    if watermark is None:
-        return np.zeros(len(event_times), bool)
     ends = (event_times // (window_seconds * MICROS) + 1) * window_seconds * MICROS
-    return ends + lateness * MICROS <= watermark
+    return ends + lateness * MICROS <= watermarks
