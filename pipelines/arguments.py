@@ -128,11 +128,11 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     for field in feed.fields:
         if field.option and (value := getattr(options, field.option)) is not None:
             feed = feed.with_field(field.name, default=value)
+        if field.known_option and (path := getattr(options, field.known_option)) is not None:
+            feed = feed.with_field(field.name, known=_known(path, field))
     if feed.any_of:
         feed = replace(feed, fill_seconds=options.fill_seconds)
         feed = _trained(feed, options.train, options.timezone) if options.train else feed
-    if options.sensors:
-        feed = feed.with_field(feed.key, known=_known(options.sensors, feed.key))
     return Arguments(
         feed=feed,
         inputs=_matching(options.input or ()),
@@ -156,7 +156,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         window_seconds=options.window_seconds,
         allowed_lateness_seconds=options.allowed_lateness_seconds,
         timezone=options.timezone,
-        zero_speed=options.zero_speed,
+        zero_speed=getattr(options, "zero_speed", "keep"),
         train=options.train,
         metrics_port=options.metrics_port,
         metrics_host=options.metrics_host,
@@ -220,19 +220,25 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
         metavar="N",
         help="how long a window still takes late readings; no file is ever late (default: %(default)s)",
     )
-    windows.add_argument(
-        "--zero_speed",
-        choices=("keep", "missing"),
-        default="keep",
-        help="whether a speed of 0 counts in the averages, or is left out and counted in missing_count "
-        "(default: %(default)s)",
-    )
+    if any(field.zero_can_mean_missing for field in feed.fields):
+        windows.add_argument(
+            "--zero_speed",
+            choices=("keep", "missing"),
+            default="keep",
+            help="whether a speed of 0 counts in the averages, or is left out and counted in missing_count "
+            "(default: %(default)s)",
+        )
     rules = parser.add_argument_group("rules", "A row that breaks any of them becomes a dead letter.")
-    rules.add_argument(
-        "--sensors",
-        metavar="FILE",
-        help=f"known sensors, a CSV file with a column {feed.key}; others are refused",
-    )
+    for field in feed.fields:
+        if field.known_option:
+            without = (
+                "others are refused" if field.known is None else f"instead of the {len(field.known)} declared"
+            )
+            rules.add_argument(
+                f"--{field.known_option}",
+                metavar="FILE",
+                help=f"known {field.known_option}, a CSV file with a column {field.name}; {without}",
+            )
     rules.add_argument(
         "--max_future_seconds",
         type=_not_negative,
@@ -436,20 +442,21 @@ def _absolute(path: str) -> str:
     return path if "://" in path else str(Path(path).absolute())
 
 
-def _known(path: str, key: str) -> frozenset[str]:
+def _known(path: str, field: Field) -> frozenset[str]:
+    option, column = f"--{field.known_option} {path}", field.name
     try:
         with FileSystems.open(_absolute(path)) as file:
             table = pyarrow.csv.read_csv(
                 pa.PythonFile(file, "r"),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=[key], column_types={key: pa.string()}
+                    include_columns=[column], column_types={column: pa.string()}
                 ),
             )
     except (OSError, BeamIOError) as error:
-        raise UserError(f"--sensors {path}: cannot be read: {error}") from error
+        raise UserError(f"{option}: cannot be read: {error}") from error
     except (pa.ArrowInvalid, KeyError) as error:
-        raise UserError(f"--sensors {path}: is no CSV file with a column {key}: {error}") from error
-    return frozenset(table[key].to_pylist())
+        raise UserError(f"{option}: is no CSV file with a column {column}: {error}") from error
+    return frozenset(table[column].to_pylist())
 
 
 def _with_bounds(feed: Feed, name: str, minimum: float | None, maximum: float | None) -> Feed:

@@ -4,6 +4,7 @@ files ──► records ─► decode ─► validate ─► windows ─► dedu
 topics ─►              │           │                      │        └─► aggregate ─► Parquet, by day
                        │           │                      ├─► series ─┬─► clean ─► Parquet, by day
                        │           │                      │           └─► daily ─► Parquet, by day
+                       │           │                      ├─► sessions ─► Parquet, by day (feeds of sessions)
                        │           │                      └─► duplicates, counted
                        └── failed ─┴─► dead letters, Parquet
 
@@ -13,6 +14,7 @@ Only feeds with measured fields have series.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import apache_beam as beam
 import pyarrow as pa
@@ -20,7 +22,7 @@ import pyarrow.compute as pc
 
 from pipelines.arguments import Arguments
 from schemas.clean import origin_of
-from schemas.feed import NULLED
+from schemas.feed import NULLED, SessionTable
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
 from transforms.clean import Clean, GatherSeries
@@ -30,6 +32,7 @@ from transforms.decode import DecodeCsv
 from transforms.deduplicate import Deduplicate
 from transforms.parquet import DailyFiles, RefuseTakenDays, WriteDailyParquet
 from transforms.read_csv import ReadCsv
+from transforms.sessions import GroupSessions, SummarizeSessions
 from transforms.validate import Validate
 from transforms.windows import GroupByWindow, whole_windows_of_a_day
 
@@ -58,6 +61,10 @@ def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:
 
 def count_days(daily: pa.RecordBatch) -> Accounts:
     return Accounts(days=daily.num_rows, valid_days=pc.sum(daily["valid"]).as_py())
+
+
+def count_sessions(rows: pa.RecordBatch, table: SessionTable) -> Accounts:
+    return Accounts(summarized=Counter({table.name: pc.sum(rows["message_count"]).as_py()}))
 
 
 def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
@@ -108,8 +115,16 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
                 DailyFiles(output, "processed/daily", feed.name, run, "window_start"), count_days, free
             ),
         )
+    sessions: list[beam.PCollection[Accounts]] = []
+    if feed.sessions:
+        grouped = unique.readings | GroupSessions(feed)
+        for table in feed.sessions.tables:
+            files = DailyFiles(output, f"processed/{table.name}", feed.name, run, "session_start")
+            write = WriteDailyParquet(files, partial(count_sessions, table=table), free)
+            rows = grouped | f"Summarize {table.name}" >> SummarizeSessions(feed, table)
+            sessions.append(rows | f"Write {table.name}" >> write)
     dead_letters = (
         (decoded.failures, validated.failures) | beam.Flatten() | WriteDeadLetters(output, feed.name, free)
     )
-    accounts = (source.accounts, unique.accounts, raw, aggregates, *measured, dead_letters)
+    accounts = (source.accounts, unique.accounts, raw, aggregates, *measured, *sessions, dead_letters)
     _ = accounts | WriteSummary(output, arguments.describe())

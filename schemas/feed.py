@@ -12,6 +12,10 @@ import pyarrow as pa
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 TEXT = pa.dictionary(pa.int32(), pa.string())
 MAXIMUM_RULES = 63
+COUNTED = ("count", "missing_count", "distinct_count")
+"""The functions of an aggregate that give a whole number."""
+PICKED = ("first", "last", "at_highest")
+"""Those that give one of the field's own values."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Field:
 
     `type` is the Arrow type in memory; text is dictionary-encoded (`TEXT`), so that a rule on it is
     evaluated once per distinct value. `minimum` and `maximum` are inclusive and in `unit`.
-    `known` are the only values accepted, when given. The two age limits are seconds from the time of
+    `known` are the only values accepted, when given; the command line's `known_option` names a file of them.
+    The two age limits are seconds from the time of
     processing and apply to a timestamp. `zero_can_mean_missing` marks a field whose 0 may stand for
     "no reading". In a message the field stands inside the object named `group`, when it has one.
 
@@ -83,6 +88,7 @@ class Field:
     tolerated: bool = False
     reason: str | None = None
     option: str | None = None
+    known_option: str | None = None
 
     def __post_init__(self) -> None:
         if self.minimum is not None and self.maximum is not None and not self.minimum <= self.maximum:
@@ -162,23 +168,67 @@ class Rule:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One column of a window's row: `function` over the values of the field `of` in that window."""
+    """One column of a group's row: `function` over the values of the field `of`, or of several, in the group.
+
+    The functions are those of `transforms.aggregate`. The column has the field's unit unless `unit` is given.
+    """
 
     name: str
     function: str
-    of: str
+    of: str | tuple[str, ...]
     description: str
+    unit: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (self.of,) if isinstance(self.of, str) else self.of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of H3, Uber's hexagonal grid: the column `name` says in which one a position is."""
+
+    name: str
+    latitude: str
+    longitude: str
+    resolution: int
+
+
+@dataclass(frozen=True)
+class SessionTable:
+    """A table in `processed/name`: a row per key and session, and per value of the fields `per` and cell."""
+
+    name: str
+    description: str
+    aggregates: tuple[Aggregate, ...]
+    per: tuple[str, ...] = ()
+    cell: Cell | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that its rows are made of, beside key and event time."""
+        cell = (self.cell.latitude, self.cell.longitude) if self.cell else ()
+        of = (name for aggregate in self.aggregates for name in aggregate.fields)
+        return tuple(dict.fromkeys((*self.per, *cell, *of)))
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """A key's readings cut where `gap_seconds` or more pass without one, and what is told of each session."""
+
+    gap_seconds: int
+    tables: tuple[SessionTable, ...]
 
 
 @dataclass(frozen=True)
 class Feed:
     """A feed of readings: its columns, what identifies a reading, and what is aggregated per window.
 
-    `key` names the field that an aggregate is made per (the sensor), `event_time` the field that places a
-    reading in its window; readings that agree in both, and in the fields of `distinct`, are duplicates of
-    each other. A message whose `identifier` field is null gets a UUID there, and the time of sending in its
-    `ingestion_time` field; an accepted reading gets the former already when it is one of `distinct`,
-    unless it is raw.
+    `key` names the field that an aggregate is made per (the sensor), together with the fields of `per`;
+    `event_time` the field that places a reading in its window. Readings that agree in `key` and `event_time`,
+    and in the fields of `distinct`, are duplicates of each other. A message whose `identifier` field is null
+    gets a UUID there, and the time of sending in its `ingestion_time` field; an accepted reading gets the
+    former already when it is one of `distinct`, unless it is raw.
     `raw` readings keep the values that a tolerated field would lose, and those that stand for no value;
     the others are refused without a value in `any_of` these fields, when it names some. Those are the
     measured ones, whose gaps are filled in clean readings, with a value at most `fill_seconds` away. A key
@@ -196,6 +246,8 @@ class Feed:
     key: str
     event_time: str
     aggregates: tuple[Aggregate, ...]
+    per: tuple[str, ...] = ()
+    sessions: Sessions | None = None
     window_seconds: int = 300
     identifier: str | None = None
     ingestion_time: str | None = None
@@ -209,9 +261,10 @@ class Feed:
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
-        named = {self.key, self.event_time, *(aggregate.of for aggregate in self.aggregates)}
+        named = {self.key, self.event_time, *(name for each in self.aggregates for name in each.fields)}
+        named |= {name for table in self.session_tables for name in table.fields}
         named |= {name for name in (self.identifier, self.ingestion_time) if name}
-        named |= {*self.distinct, *self.any_of, *self.daily}
+        named |= {*self.distinct, *self.any_of, *self.daily, *self.per}
         made_of = [field.made_of for field in self.fields if isinstance(field.made_of, Elapsed)]
         named |= {name for each in made_of for name in (each.start, each.seconds)}
         if missing := named - set(names):
@@ -276,6 +329,10 @@ class Feed:
         return (field.column or field.name,)
 
     @property
+    def session_tables(self) -> tuple[SessionTable, ...]:
+        return self.sessions.tables if self.sessions else ()
+
+    @property
     def as_raw(self) -> Feed:
         """The feed with all values as they are in its files; see `raw`."""
         return replace(self, raw=True)
@@ -315,26 +372,43 @@ class Feed:
 
     @cached_property
     def aggregate_schema(self) -> pa.Schema:
-        """One row per key and window."""
+        """One row per key and window, and per value of the fields `per`."""
         return pa.schema(
             [
-                self.field(self.key).arrow,
-                pa.field("window_start", TIMESTAMP, nullable=False, metadata={"description": "Inclusive."}),
-                pa.field("window_end", TIMESTAMP, nullable=False, metadata={"description": "Exclusive."}),
-                *(self._aggregate_field(aggregate) for aggregate in self.aggregates),
+                *(self.field(name).arrow for name in (self.key, *self.per)),
+                _time("window_start", "Inclusive."),
+                _time("window_end", "Exclusive."),
+                *map(self._aggregate_field, self.aggregates),
                 *PANE,
             ]
         )
 
+    def session_schema(self, table: SessionTable) -> pa.Schema:
+        """One row per key, session, and value of the fields and the cell that the table names."""
+        cell = table.cell
+        return pa.schema(
+            [
+                self.field(self.key).arrow,
+                _time("session_start", "Its first reading."),
+                _time("session_end", "Its last reading."),
+                *(self.field(name).arrow for name in table.per),
+                *([_described(cell.name, TEXT, f"H3, resolution {cell.resolution}.")] if cell else ()),
+                *map(self._aggregate_field, table.aggregates),
+            ]
+        )
+
     def _aggregate_field(self, aggregate: Aggregate) -> pa.Field:
-        unit = self.field(aggregate.of).unit
-        counts = aggregate.function in ("count", "missing_count")
-        if counts:
-            unit = "readings"
-        elif aggregate.function == "variance" and unit:
+        of, function = self.field(aggregate.fields[0]), aggregate.function
+        unit = aggregate.unit or of.unit
+        if function in PICKED:
+            return _described(aggregate.name, of.type, aggregate.description, unit, not of.required)
+        if function in COUNTED:
+            return _described(
+                aggregate.name, pa.int64(), aggregate.description, aggregate.unit or "readings", False
+            )
+        if function == "variance" and unit:
             unit = f"{unit}^2"
-        metadata = {"description": aggregate.description} | ({"unit": unit} if unit else {})
-        return pa.field(aggregate.name, pa.int64() if counts else pa.float64(), not counts, metadata)
+        return _described(aggregate.name, pa.float64(), aggregate.description, unit, True)
 
     def with_field(self, name: str, **changes: object) -> Feed:
         """The feed with that field's declaration changed; KeyError when the feed has none of that name."""
@@ -349,6 +423,16 @@ class Feed:
                 raise ValueError(f"{name} is no number: it has no bounds")
             feed = feed.with_field(name, minimum=minimum, maximum=maximum)
         return feed
+
+
+def _described(
+    name: str, type: pa.DataType, description: str, unit: str | None = None, nullable: bool = False
+) -> pa.Field:
+    return pa.field(name, type, nullable, {"description": description} | ({"unit": unit} if unit else {}))
+
+
+def _time(name: str, description: str) -> pa.Field:
+    return _described(name, TIMESTAMP, description)
 
 
 def _with_plain_text(field: pa.Field) -> pa.Field:

@@ -15,7 +15,14 @@ TRAFFIC = Feed(
     event_time="timestamp",
     identifier="event_id",
     fields=(
-        Field("sensor_id", TEXT, "The detector.", required=True, pattern=r"[A-Za-z0-9_.:-]{1,64}"),
+        Field(
+            "sensor_id",
+            TEXT,
+            "The detector.",
+            required=True,
+            pattern=r"[A-Za-z0-9_.:-]{1,64}",
+            known_option="sensors",
+        ),
         Field("timestamp", TIMESTAMP, "When the reading was taken.", required=True),
         Field(
             "speed_mph",

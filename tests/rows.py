@@ -1,4 +1,4 @@
-"""Batches of traffic records and readings for tests, from as little as a test needs to say."""
+"""Batches of records and readings for tests, from as little as a test needs to say."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class Accounts:
     ends of the pipeline, so that a loss anywhere between shows. `aggregated` is the sum of the windows'
     message counts. `nulled` counts values of accepted readings that are null for a rule that they broke;
     `usable` those of the `measured` ones that were there and broke none. `days` counts daily figures, one a
-    field, `valid_days` those of enough values.
+    field, `valid_days` those of enough values. `summarized` counts the readings in the rows of each session
+    table.
 
     >>> (Accounts(read=3) + Accounts(accepted=2, duplicates=1)).balanced
     False
@@ -42,6 +43,7 @@ class Accounts:
     usable: int = 0
     days: int = 0
     valid_days: int = 0
+    summarized: Counter[str] = field(default_factory=Counter)
     windows: int = 0
     aggregates: int = 0
     blank_lines: int = 0
@@ -58,9 +60,10 @@ class Accounts:
 
     @property
     def balanced(self) -> bool:
-        """Whether read = accepted + duplicates + dead letters, and every accepted reading is in a window."""
+        """Whether read = accepted + duplicates + dead letters, and every accepted reading is in a window, and
+        in a session of each table."""
         accounted = self.accepted + self.duplicates + self.dead_letters.total()
-        return self.read == accounted and self.accepted == self.aggregated
+        return self.read == accounted and {self.aggregated, *self.summarized.values()} == {self.accepted}
 
     def summary(self, seconds: float) -> dict[str, object]:
         """What `summary.json` says, given the seconds that the run took."""
@@ -79,6 +82,7 @@ class Accounts:
             "windows": self.windows,
             "aggregates": self.aggregates,
             "aggregated": self.aggregated,
+            "summarized": dict(self.summarized),
             "files": len(self.files),
             "bytes": self.bytes,
             "seconds": round(seconds, 3),

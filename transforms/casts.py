@@ -90,3 +90,11 @@ def floats(column: pa.Array) -> np.ndarray:
 def rows_where(mask: pa.BooleanArray) -> np.ndarray:
     """The places where the mask is true."""
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
+
+
+def ranks(column: pa.DictionaryArray) -> np.ndarray:
+    """For each row the place of its value among the dictionary's, in alphabetical order; -1 for null."""
+    places = np.empty(len(column.dictionary) + 1, np.int64)
+    places[pc.sort_indices(column.dictionary).to_numpy()] = np.arange(len(column.dictionary))
+    places[-1] = -1
+    return places[pc.fill_null(column.indices, -1).to_numpy()]

@@ -14,6 +14,7 @@ from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
+from transforms.casts import ranks
 
 
 def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, int]:
@@ -24,31 +25,44 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     """
     if not readings.num_rows:
         return readings, 0
-    keys = _ranks(readings[feed.key])
-    micros = readings[feed.event_time].view(pa.int64()).to_numpy()
-    sortable = _combine(keys, micros)
-    for name in feed.distinct:
-        groups = np.unique(sortable, return_inverse=True)[1]
-        sortable = _combine(groups, _ranks(readings[name].dictionary_encode()))
-    order = np.argsort(sortable)
+    sortable = sort_keys(readings, feed)
+    order = np.argsort(sortable, kind="stable" if feed.distinct else None)
     in_order = sortable[order]
     repeats = np.flatnonzero(in_order[1:] == in_order[:-1])
-    if len(repeats):
-        tied = np.union1d(repeats, repeats + 1)
-        rows = order[tied]
-        tied_rows = readings.select(["source", "partition", "position"]).take(pa.array(rows))
-        sources, positions = _ranks(tied_rows["source"]), tied_rows["position"].to_numpy()
-        partitions = pc.fill_null(tied_rows["partition"], 0).to_numpy()
-        order[tied] = rows[np.lexsort((positions, partitions, sources, in_order[tied]))]
-        order = np.delete(order, repeats + 1)
-    return readings.take(pa.array(order)), len(repeats)
+    if not len(repeats):
+        return readings.take(pa.array(order)), 0
+    tied = np.union1d(repeats, repeats + 1)
+    rows = _by_source(readings, order[tied], in_order[tied])
+    order[tied] = rows
+    repeated = tied[_repeated(readings, rows, in_order[tied], feed)]
+    return readings.take(pa.array(np.delete(order, repeated))), len(repeated)
 
 
-def _ranks(column: pa.DictionaryArray) -> np.ndarray:
-    """For each row the place of its value among the dictionary's values in alphabetical order."""
-    places = np.empty(len(column.dictionary), np.int64)
-    places[pc.sort_indices(column.dictionary).to_numpy()] = np.arange(len(places))
-    return places[column.indices.to_numpy()]
+def sort_keys(readings: pa.RecordBatch, feed: Feed) -> np.ndarray:
+    """One integer per row that orders by key, then by event time, equal where both are; at least one row."""
+    return _combine(ranks(readings[feed.key]), readings[feed.event_time].view(pa.int64()).to_numpy())
+
+
+def _by_source(readings: pa.RecordBatch, rows: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """The rows, those of each tie by source, partition and position; `ties` is ascending."""
+    places = readings.select(["source", "partition", "position"]).take(pa.array(rows))
+    sources, positions = ranks(places["source"]), places["position"].to_numpy()
+    partitions = pc.fill_null(places["partition"], 0).to_numpy()
+    one_source = (sources == sources[0]).all() and (partitions == partitions[0]).all()
+    if one_source and ((np.diff(positions) > 0) | (np.diff(ties) != 0)).all():
+        return rows
+    return rows[np.lexsort((positions, partitions, sources, ties))]
+
+
+def _repeated(readings: pa.RecordBatch, rows: np.ndarray, ties: np.ndarray, feed: Feed) -> np.ndarray:
+    """The places among the rows of those that an earlier one of their tie makes a duplicate."""
+    codes = [readings[name].take(pa.array(rows)).dictionary_encode() for name in feed.distinct]
+    if any(len(each.dictionary) == len(rows) for each in codes):
+        return np.empty(0, np.int64)
+    same = [ties, *(each.indices.to_numpy() for each in codes)]
+    order = np.lexsort(same)
+    repeats = np.logical_and.reduce([each[order[1:]] == each[order[:-1]] for each in same])
+    return np.sort(order[1:][repeats])
 
 
 def _combine(keys: np.ndarray, micros: np.ndarray) -> np.ndarray:

@@ -74,11 +74,12 @@ class _SendAggregates(_Send):
 
 
 def to_upserts(aggregates: pa.RecordBatch, feed: Feed) -> list[dict]:
-    """Aggregates as JSON messages; the key is the feed's key and the window, so that compaction keeps the
-    latest revision of every window.
+    """Aggregates as JSON messages; the key is what an aggregate is of and its window, so that compaction
+    keeps the latest revision of each.
     """
     starts = pc.strftime(aggregates["window_start"].cast(pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
-    keys = pc.binary_join_element_wise(aggregates[feed.key].dictionary_decode(), starts, "|")
+    per = (aggregates[name].dictionary_decode() for name in (feed.key, *feed.per))
+    keys = pc.binary_join_element_wise(*per, starts, "|")
     values = to_json(aggregates).to_pylist()
     return [{"key": key, "value": value} for key, value in zip(keys.to_pylist(), values, strict=True)]
 

@@ -69,3 +69,27 @@ def test_without_the_start_of_the_recording_nothing_runs(
 ) -> None:
     assert run(tmp_path, "--vehicle=car-1", "--session=s-1") == 2
     assert "has no column recording_timestamp" in capsys.readouterr().err
+
+
+def test_a_class_is_one_of_those_declared_or_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text("class_name\nyield\nunicorn_crossing\n")
+    rows = [SIGHTINGS[0].replace("stop", name) for name in ("stop", "yield", "unicorn_crossing")]
+    (tmp_path / "b.csv").write_text("\n".join([HEADER, *rows, ""]))
+    for options, refused in (([], 3), ([f"--classes={tmp_path / 'classes.csv'}"], 1)):
+        assert main([f"--input={tmp_path / 'b.csv'}", f"--output={tmp_path / 'out'}", *DRIVE, *options]) == 0
+        (letter,) = table(tmp_path / "out" / "dead_letters").to_dict("records")
+        assert (letter["reason"], letter["position"]) == ("class_name_unknown", refused)
+
+
+def test_sessions_and_signs_are_written_beside_the_windows(tmp_path: Path) -> None:
+    assert run(tmp_path, *DRIVE) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["summarized"] == {"sessions": 4, "signs": 4}
+    processed = tmp_path / "out" / "processed"
+    windows = table(processed / "aggregates").sort_values(["window_start", "class_name"])
+    assert windows["message_count"].tolist() == [2, 1, 1]
+    (drive,) = table(processed / "sessions").to_dict("records")
+    assert (drive["message_count"], drive["frames"], drive["classes"]) == (4, 3, 2)
+    signs = table(processed / "signs").set_index("class_name")
+    assert signs["message_count"].to_dict() == {"stop": 3, "yield": 1}
+    assert signs["best_frame"].to_dict() == {"stop": 1, "yield": 0}

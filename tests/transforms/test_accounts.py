@@ -30,6 +30,7 @@ accounts = st.builds(
     usable=counts,
     days=counts,
     valid_days=counts,
+    summarized=st.dictionaries(st.sampled_from("xyz"), st.integers(1, 9)).map(Counter),
     windows=counts,
     aggregates=counts,
     blank_lines=counts,
@@ -43,6 +44,7 @@ BALANCED = Accounts(read=10, accepted=6, duplicates=1, dead_letters=Counter(x=2,
 def test_every_field_of_the_accounts_is_tried_here() -> None:
     """A field that is new must be generated above."""
     assert {field.name for field in fields(Accounts)} == {
+        "summarized",
         *("read", "accepted", "duplicates", "dead_letters", "aggregated", "windows", "aggregates"),
         *(
             "nulled",

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runners.options import IN_PROCESS
+from schemas.detections import DETECTIONS
 from schemas.traffic import TRAFFIC
 from tests.rows import accepted, micros
 from transforms.accounts import Accounts
@@ -117,6 +118,38 @@ def test_many_readings_over_many_years_stay_in_order() -> None:
     unique, _ = deduplicate(accepted(*found), TRAFFIC)
     keys = [(row["sensor_id"], row["timestamp"]) for row in plain(unique)]
     assert keys == sorted(set(keys)) and len(keys) == 2_000
+
+
+signs = st.fixed_dictionaries(
+    {
+        "vehicle_id": st.sampled_from(["a", "b"]),
+        "timestamp": st.sampled_from([NOON, NOON + 1]),
+        "detection_id": st.sampled_from(["d1", "d2", "d10"]),
+        "source": st.sampled_from(["b.csv", "a.csv"]),
+        "partition": st.none() | st.integers(0, 2),
+        "position": st.integers(0, 20),
+    }
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(signs, max_size=12, unique_by=place), st.randoms(use_true_random=False))
+def test_signs_in_one_frame_stay_unless_their_identifier_is_the_same(
+    rows: list[dict], shuffled: random.Random
+) -> None:
+    def identity(row: dict) -> tuple:
+        return row["vehicle_id"], row["timestamp"], row["detection_id"]
+
+    first: dict[tuple, dict] = {}
+    for row in sorted(rows, key=place):
+        first.setdefault(identity(row), row)
+    shuffled.shuffle(rows)
+    unique, duplicates = deduplicate(accepted(*rows, feed=DETECTIONS), DETECTIONS)
+    columns = [unique[name] for name in ("source", "partition", "position", "detection_id")]
+    found = pa.table(columns, names=["source", "partition", "position", "detection_id"]).to_pylist()
+    kept = sorted(first.values(), key=lambda row: (row["vehicle_id"], row["timestamp"], place(row)))
+    assert found == [{name: row[name] for name in found[0]} for row in kept]
+    assert duplicates == len(rows) - len(kept)
 
 
 def test_no_reading_has_no_duplicate() -> None:
