@@ -130,3 +130,34 @@ def lag(kafka: KafkaBroker, topic: str, partitions: int) -> int:
     ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1] for n in range(partitions)]
     consumer.close()
     return sum(end - max(place.offset, 0) for place, end in zip(places, ends, strict=True))
+
+
+UNLIKE = "({0} except all {1}) union all ({1} except all {0})"
+
+
+def assert_final_tables(output: Path, sent: list[tuple[int, bytes]], closed_seconds: int) -> None:
+    """Raw and aggregates equal what DuckDB makes of all that was sent, of the windows that have closed."""
+    con = duckdb.connect()
+    con.sql("set timezone = 'UTC'")
+    lines = "\n".join(value.decode() for _, value in sent)
+    path = output.parent / "sent.json"
+    path.write_text(lines)
+    con.sql(
+        f"""create table readings as select distinct on (sensor_id, timestamp) sensor_id,
+            (timestamp // 1000)::bigint as second, speed_mph
+        from read_json('{path}', columns={{sensor_id: 'varchar', timestamp: 'bigint', speed_mph: 'double'}})
+        where timestamp < {(START + closed_seconds) * 1000}"""
+    )
+    raw = f"read_parquet('{output}/raw/**/*.parquet', hive_partitioning=false)"
+    closed = START + closed_seconds
+    ours = (
+        f"select sensor_id, epoch(timestamp)::bigint, speed_mph from {raw} where epoch(timestamp) < {closed}"
+    )
+    theirs = "select sensor_id, second, speed_mph from readings"
+    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
+    aggregates = f"read_parquet('{output}/processed/aggregates/**/*.parquet', hive_partitioning=false)"
+    ours = f"""select sensor_id, epoch(window_start)::bigint, message_count, round(avg_speed, 6),
+        round(p85_speed, 6) from {aggregates} where epoch(window_start) < {closed}"""
+    theirs = """select sensor_id, second // 300 * 300, count(*), round(avg(speed_mph), 6),
+        round(quantile_cont(speed_mph, 0.85), 6) from readings group by all"""
+    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []

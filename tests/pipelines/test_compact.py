@@ -1,15 +1,31 @@
-"""The command that compacts: what it takes and what it leaves, and what it says."""
+"""The command that compacts: what it takes, leaves and says; and a stream that goes on beside it."""
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipelines import compact
 from pipelines.compact import closed_days
 from tests.rows import accepted, micros
+from tests.stream_jobs import (
+    ROOT,
+    assert_final_tables,
+    job_on_cluster,
+    raw_offsets,
+    reading,
+    rows,
+    send,
+    wait_for,
+)
 from transforms.merged_files import MergePanes, _WritePanes
 
 
@@ -66,3 +82,86 @@ def test_the_lateness_is_the_job_s(lateness, closed):
 def test_an_output_that_is_not_there_is_nothing_to_do(tmp_path, capsys):
     assert compact.main(["traffic", "--output", str(tmp_path / "none")]) == 0
     assert capsys.readouterr().out == ""
+
+
+@contextlib.contextmanager
+def polling(output: Path) -> Iterator[list[int]]:
+    """A reader who reads all readings over and over; how many it found each time, or -1 for one there twice.
+
+    A file that was listed and is gone when it is opened tells it that a folder was compacted just then.
+    """
+    done, found = threading.Event(), list[int]()
+
+    def read() -> None:
+        while not done.wait(0.05):
+            with contextlib.suppress(duckdb.IOException, FileNotFoundError):
+                places = rows(output, "raw", "partition, position")
+                found.append(len(places) if len(set(places)) == len(places) else -1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    yield found
+    done.set()
+    reader.join()
+
+
+def day(output: Path, kind: str) -> list[str]:
+    return sorted(path.name for path in (output / kind / "year=2012/month=03/day=01").glob("*.parquet"))
+
+
+COMPACTED = [f"traffic-compacted-{shard:03d}.parquet" for shard in range(4)]
+DAY_SECONDS, STEP_SECONDS = 86_400, 150
+
+
+def test_days_of_a_running_stream_are_compacted_and_its_late_rows_and_restarts_go_on_there(
+    flink_cluster, kafka, new_topic, tmp_path
+):
+    """A compaction is killed, the next completes it; then a row comes late, and a TaskManager is killed."""
+    topic, output = new_topic(2), tmp_path / "out"
+    sensors = [f"s{number:02}" for number in range(12)]
+    sent = [
+        (place % 2, reading(sensor, second, 20 + (second + place) % 60))
+        for second in range(0, DAY_SECONDS + 3 * 3600, STEP_SECONDS)
+        for place, sensor in enumerate(sensors)
+    ]
+    late = [(0, reading(sensors[0], 7 * 3600 + 1, 99)), (1, reading(sensors[1], 8 * 3600 + 1, 99))]
+    more = [
+        (place % 2, reading(sensor, DAY_SECONDS + second, 50))
+        for second in range(4 * 3600, 6 * 3600, STEP_SECONDS)
+        for place, sensor in enumerate(sensors)
+    ]
+    command = [sys.executable, "-m", "pipelines.compact", "traffic", "--output", str(output)]
+    command.append("--allowed_lateness_seconds=0")  # less than the job's: its late rows come to closed days
+    arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--allowed_lateness_seconds=200000"]
+    with job_on_cluster(flink_cluster, kafka, output, *arguments), polling(output) as found:
+        send(kafka, topic, sent)
+        closed = len(sensors) * (DAY_SECONDS + 2 * 3600) // 300
+        wait_for(lambda: len(rows(output, "processed/aggregates", "1")) >= closed, "a day and two hours", 180)
+        wait_for(lambda: len(day(output, "raw")) > 4 * 23, "the day's readings are written")
+        assert len(day(output, "raw")) <= 4 * 24
+        with subprocess.Popen(command, cwd=ROOT) as killed:
+            while not list(output.glob(".compacting/raw/*/*/*/*/*.parquet")):
+                assert killed.poll() is None
+            killed.kill()
+        assert len(set(raw_offsets(output))) == len(raw_offsets(output)) >= len(sensors) * 600
+        assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+        assert day(output, "raw") == day(output, "processed/aggregates") == COMPACTED
+        send(kafka, topic, late[:1])
+        wait_for(lambda: len(rows_of(output, 99)) == 1, "the row that is late for a compacted day")
+        send(kafka, topic, late[1:])
+        flink_cluster.busy_task_managers()[0].kill()
+        flink_cluster.start()
+        send(kafka, topic, more)
+        closed += len(sensors) * 2 * 3600 // 300
+        wait_for(lambda: len(rows(output, "processed/aggregates", "1")) >= closed, "the next hours", 180)
+        wait_for(lambda: len(rows_of(output, 99)) == 2, "both rows that are late")
+    assert day(output, "raw") == day(output, "processed/aggregates") == COMPACTED
+    assert not list((output / ".compacting").rglob("*.parquet"))
+    assert found == sorted(found)
+    assert found[0] > -1
+    assert len(set(found)) > 10
+    assert_final_tables(output, sent + late + more, DAY_SECONDS + 5 * 3600)
+
+
+def rows_of(output: Path, speed: int) -> list[tuple]:
+    return [row for row in rows(output, "raw", "speed_mph") if row[0] == speed]

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import duckdb
 import pytest
 import requests
 
@@ -16,6 +15,7 @@ from pipelines import traffic
 from runners.local import KafkaBroker
 from tests.stream_jobs import (
     START,
+    assert_final_tables,
     flags,
     job,
     job_on_cluster,
@@ -50,36 +50,6 @@ RESUMED_OTHERWISE = {
     "--allowed_lateness_seconds=0": "--allowed_lateness_seconds 3600",
     "--topic=other": "--topic test_",
 }
-UNLIKE = "({0} except all {1}) union all ({1} except all {0})"
-
-
-def assert_final_tables(output: Path, sent: list[tuple[int, bytes]], closed_seconds: int) -> None:
-    """Raw and aggregates equal what DuckDB makes of all that was sent, of the windows that have closed."""
-    con = duckdb.connect()
-    con.sql("set timezone = 'UTC'")
-    lines = "\n".join(value.decode() for _, value in sent)
-    path = output.parent / "sent.json"
-    path.write_text(lines)
-    con.sql(
-        f"""create table readings as select distinct on (sensor_id, timestamp) sensor_id,
-            (timestamp // 1000)::bigint as second, speed_mph
-        from read_json('{path}', columns={{sensor_id: 'varchar', timestamp: 'bigint', speed_mph: 'double'}})
-        where timestamp < {(START + closed_seconds) * 1000}"""
-    )
-    raw = f"read_parquet('{output}/raw/**/*.parquet', hive_partitioning=false)"
-    closed = START + closed_seconds
-    ours = (
-        f"select sensor_id, epoch(timestamp)::bigint, speed_mph from {raw} where epoch(timestamp) < {closed}"
-    )
-    theirs = "select sensor_id, second, speed_mph from readings"
-    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
-    aggregates = f"read_parquet('{output}/processed/aggregates/**/*.parquet', hive_partitioning=false)"
-    ours = f"""select sensor_id, epoch(window_start)::bigint, message_count, round(avg_speed, 6),
-        round(p85_speed, 6) from {aggregates} where epoch(window_start) < {closed}"""
-    theirs = """select sensor_id, second // 300 * 300, count(*), round(avg(speed_mph), 6),
-        round(quantile_cont(speed_mph, 0.85), 6) from readings group by all"""
-    assert con.sql(UNLIKE.format(ours, theirs)).fetchall() == []
-
 
 CLOSED_SECONDS = 7200
 OUTAGE_SECONDS = 15
