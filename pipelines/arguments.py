@@ -75,6 +75,8 @@ class Arguments:
     timezone: str
     zero_speed: str
     train: str | None
+    clean_seconds: int
+    clean_topic: str | None
     metrics_port: int | None
     metrics_host: str
     runner: str
@@ -158,6 +160,8 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         timezone=options.timezone,
         zero_speed=getattr(options, "zero_speed", "keep"),
         train=options.train,
+        clean_seconds=options.clean_seconds,
+        clean_topic=options.clean_topic,
         metrics_port=options.metrics_port,
         metrics_host=options.metrics_host,
         runner=options.runner,
@@ -275,7 +279,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
 
 def _add_clean(parser: argparse.ArgumentParser, feed: Feed) -> None:
     """The options of clean readings; a feed without measured fields has none."""
-    parser.set_defaults(train=None)
+    parser.set_defaults(train=None, clean_seconds=0, clean_topic=None)
     if not feed.any_of:
         return
     group = parser.add_argument_group("clean readings")
@@ -292,6 +296,17 @@ def _add_clean(parser: argparse.ArgumentParser, feed: Feed) -> None:
         metavar="N",
         help="how far from a gap a value may be that fills it, besides 3 readings; a stream holds readings "
         "so long (default: %(default)s)",
+    )
+    group.add_argument(
+        "--clean_seconds",
+        type=_positive,
+        default=feed.step_seconds,
+        metavar="N",
+        help="event time whose clean readings a stream gives together; more is quicker where history is read "
+        "again (default: %(default)s)",
+    )
+    group.add_argument(
+        "--clean_topic", metavar="TOPIC", help=f"where a stream sends them too, such as {feed.name}.clean"
     )
 
 

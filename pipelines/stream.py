@@ -3,6 +3,9 @@
 topics ─► decode, validate, too late? ─► windows ─► deduplicate ─┬─► raw Parquet, files that grow
                       │                  (panes)                 └─► aggregate ─┬─► Kafka, upserts
                       │                                                         └─► Parquet
+                      ├─► days ─► daily ─► Parquet                              (measured feeds)
+                      ├─► stretches with their surroundings ─► clean ─┬─► Kafka, upserts
+                      │                                               └─► Parquet
                       └── failed ─► dead letters, Parquet and Kafka
 """
 
@@ -15,17 +18,19 @@ import pyarrow as pa
 
 from pipelines.arguments import Arguments
 from schemas.feed import Feed
+from transforms.clean import CleanPanes, stretch_of
+from transforms.daily import AggregateDayPanes
 from transforms.decode import Decode
 from transforms.decode_avro import DecodeAvro
 from transforms.decode_json import DecodeJson
-from transforms.kafka_sink import WriteAggregatesToKafka, WriteDeadLettersToKafka
+from transforms.kafka_sink import WriteDeadLettersToKafka, WriteUpsertsToKafka
 from transforms.kafka_stream import ReadForever
 from transforms.merged_files import MergeDeadLetters, MergePanes
 from transforms.panes import SummarizePanes
 from transforms.partitions import find_topics
 from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
-from transforms.windows import GroupByWindow
+from transforms.windows import DAY_SECONDS, GroupByStretch, GroupByWindow
 
 
 def message_decode(arguments: Arguments) -> Decode:
@@ -42,6 +47,40 @@ def decode_and_validate(
     readings, malformed = decode.decode(records, now)
     accepted, invalid = validate(readings, feed, now)
     return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
+
+
+def build_series(readings: beam.PCollection[pa.RecordBatch], arguments: Arguments) -> None:
+    """The part of the graph that feeds with measured fields have."""
+    feed, stretch = arguments.feed, stretch_of(arguments.feed, arguments.clean_seconds)
+    lateness = arguments.allowed_lateness_seconds + arguments.window_seconds  # takes all that a window takes
+    merge = partial(MergePanes, root=arguments.output, feed=feed.name, file_seconds=DAY_SECONDS)
+    _ = (
+        readings
+        | "GroupByDay" >> GroupByWindow(feed, DAY_SECONDS, lateness, shards=arguments.shards)
+        | AggregateDayPanes(feed)
+        | "MergeDaily"
+        >> merge(
+            folder="processed/daily",
+            time="window_start",
+            window_seconds=DAY_SECONDS,
+            sort_by=[feed.key, "window_start", "field"],
+        )
+    )
+    clean = (
+        readings
+        | "GroupByStretch" >> GroupByStretch(feed, stretch, lateness, arguments.shards)
+        | CleanPanes(feed, stretch)
+    )
+    _ = clean | "MergeClean" >> merge(
+        folder="processed/clean",
+        time=feed.event_time,
+        window_seconds=arguments.clean_seconds,
+        sort_by=[feed.key, feed.event_time],
+    )
+    if arguments.clean_topic:
+        _ = clean | "SendClean" >> WriteUpsertsToKafka(
+            (feed.key,), feed.event_time, arguments.clean_topic, arguments.kafka
+        )
 
 
 def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
@@ -84,7 +123,11 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         folder="processed/aggregates", time="window_start", sort_by=[feed.key, "window_start"]
     )
     if arguments.aggregates_topic:
-        _ = panes.aggregates | WriteAggregatesToKafka(feed, arguments.aggregates_topic, kafka)
+        _ = panes.aggregates | "SendAggregates" >> WriteUpsertsToKafka(
+            (feed.key, *feed.per), "window_start", arguments.aggregates_topic, kafka
+        )
+    if feed.any_of:
+        build_series(read.readings, arguments)
     _ = read.failures | MergeDeadLetters(output, feed.name)
     if arguments.dead_letter_topic:
         _ = read.failures | WriteDeadLettersToKafka(arguments.dead_letter_topic, kafka)

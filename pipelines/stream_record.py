@@ -16,6 +16,7 @@ FIXED = {
     "window_seconds": "--window_seconds",
     "allowed_lateness_seconds": "--allowed_lateness_seconds",
     "file_seconds": "--file_seconds",
+    "clean_seconds": "--clean_seconds",
     "shards": "--shards",
 }
 

@@ -62,12 +62,14 @@ def flags(kafka: KafkaBroker, output: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def job(kafka: KafkaBroker, output: Path, *arguments: str) -> Iterator[subprocess.Popen]:
-    """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
+def job(
+    kafka: KafkaBroker, output: Path, *arguments: str, feed: str = "traffic"
+) -> Iterator[subprocess.Popen]:
+    """The feed's job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
     require_maven()
     log = output.parent / f"{output.name}.log"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.traffic", *flags(kafka, output), *arguments],
+        [sys.executable, "-m", f"pipelines.{feed}", *flags(kafka, output), *arguments],
         cwd=ROOT,
         stdout=log.open("a"),
         stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -13,11 +13,12 @@ from apache_beam.transforms.window import GlobalWindows
 
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
+from transforms import counters
 from transforms.batches import concatenate
 from transforms.casts import floats
 from transforms.deduplicate import deduplicate
 from transforms.medians import declared_medians, medians
-from transforms.windows import DAY_SECONDS, split_by_window
+from transforms.windows import DAY_SECONDS, Stretch, split_by_window
 
 FILL_LIMIT = 3
 OBSERVED, FORWARD, BACKWARD, MEDIAN, MISSING = range(len(ORIGINS))
@@ -92,6 +93,26 @@ def clean(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) 
     columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
     schema = clean_schema(feed)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def clean_between(
+    readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float], start: int, end: int
+) -> pa.RecordBatch:
+    """The clean readings from `start` to before `end`, microseconds since the epoch.
+
+    They follow from the readings of the stretch and its surroundings, see `stretch_of`, so that it does not
+    matter which others are there: part for part this gives what `clean` gives of the whole.
+    """
+    cleaned = clean(readings, feed, reference)
+    times = cleaned[feed.event_time].view(pa.int64()).to_numpy()
+    return cleaned.filter(pa.array((times >= start) & (times < end)))
+
+
+def stretch_of(feed: Feed, seconds: int) -> Stretch:
+    """What the clean readings of so many seconds follow from: a value of 24 hours ago that counts in the
+    rolling mean may have been filled from before, and the last one from after.
+    """
+    return Stretch(seconds, before=ROLLING_SECONDS + feed.fill_seconds, after=feed.fill_seconds)
 
 
 def _nullable(values: np.ndarray) -> pa.Array:
@@ -200,3 +221,39 @@ class Clean(beam.PTransform):
         reference = declared_medians(self.feed) if self.declared else medians(readings, self.feed)
         cleaned = clean(readings, self.feed, reference)
         yield from split_by_window(cleaned, DAY_SECONDS, self.feed.event_time)
+
+
+class _CleanPane(beam.DoFn):
+    def __init__(self, feed: Feed, stretch: Stretch) -> None:
+        self.feed, self.stretch = feed, stretch
+        self.reference = declared_medians(feed)
+
+    def process(
+        self, group: tuple[int, Iterable[pa.RecordBatch]], window=beam.DoFn.WindowParam
+    ) -> Iterable[tuple[int, pa.RecordBatch]]:
+        shard, batches = group[0], list(group[1])
+        if not batches:  # every window ends with an empty pane
+            return
+        readings, _ = deduplicate(concatenate(batches), self.feed)
+        cleaned = clean_between(readings, self.feed, self.reference, *self.stretch.inside(window.end))
+        if cleaned.num_rows:
+            counters.add(cleaned=cleaned.num_rows)
+            yield shard, cleaned
+
+
+@dataclass
+class CleanPanes(beam.PTransform):
+    """(shard, batches so far of a stretch and its surroundings) -> (shard, clean readings of the stretch).
+
+    What nothing near can fill gets the median that the feed declares.
+    """
+
+    feed: Feed
+    stretch: Stretch
+
+    def expand(
+        self, groups: beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        return groups | beam.ParDo(_CleanPane(self.feed, self.stretch)).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )

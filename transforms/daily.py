@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -11,7 +12,9 @@ import pyarrow as pa
 from schemas.daily import LEAST_COMPLETENESS, daily_schema
 from schemas.feed import TIMESTAMP, Feed
 from transforms.aggregate import MICROS, Runs, find_runs, maximum, mean, minimum
+from transforms.batches import concatenate
 from transforms.casts import floats
+from transforms.deduplicate import deduplicate
 from transforms.windows import DAY_SECONDS, split_by_window
 
 
@@ -30,7 +33,7 @@ def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
     window_starts = np.repeat(days[starts] * DAY_SECONDS * MICROS, fields)
     units = pa.array([feed.field(name).unit for name in feed.daily], pa.string())
 
-    def figures(function) -> pa.Array:
+    def figures(function: Callable[[Runs], np.ndarray]) -> pa.Array:
         values = np.stack([function(runs) for runs in each], 1).ravel()
         return pa.array(values, mask=np.isnan(values))
 
@@ -75,3 +78,22 @@ class AggregateDays(beam.PTransform):
         return readings | beam.FlatMap(
             lambda batch: split_by_window(aggregate_days(batch, self.feed), DAY_SECONDS, "window_start")
         ).with_output_types(tuple[int, pa.RecordBatch])
+
+
+@dataclass
+class AggregateDayPanes(beam.PTransform):
+    """(shard, batches of a UTC day so far) -> (shard, the day's figures)."""
+
+    feed: Feed
+
+    def expand(
+        self, groups: beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        return groups | beam.FlatMapTuple(self._aggregate).with_output_types(tuple[int, pa.RecordBatch])
+
+    def _aggregate(
+        self, shard: int, batches: Iterable[pa.RecordBatch]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if batches := list(batches):  # every window ends with an empty pane
+            readings, _ = deduplicate(concatenate(batches), self.feed)
+            yield shard, aggregate_days(readings, self.feed)

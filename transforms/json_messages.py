@@ -66,8 +66,12 @@ def _texts(column: pa.Array) -> pa.StringArray:
         members = [column.field(place) for place in range(type.num_fields)]
         texts = _objects([field.name for field in type], members, len(column))
         return pc.if_else(column.is_valid(), texts, NULL) if column.null_count else texts
+    if pa.types.is_list(type):
+        members = pa.ListArray.from_arrays(column.offsets, _texts(column.values))
+        texts = pc.binary_join_element_wise("[", pc.binary_join(members, ","), "]", NOTHING)
+        return pc.if_else(column.is_valid(), texts, NULL) if column.null_count else texts
     if pa.types.is_timestamp(type):
-        texts = _quoted(_iso_8601(column))
+        texts = _quoted(iso_8601(column))
     elif pa.types.is_string(type):
         texts = _quoted(_escaped(column))
     else:
@@ -84,7 +88,8 @@ def _quoted(texts: pa.StringArray) -> pa.StringArray:
     return pc.binary_join_element_wise(quote, texts, quote, NOTHING)
 
 
-def _iso_8601(times: pa.TimestampArray) -> pa.StringArray:
+def iso_8601(times: pa.TimestampArray) -> pa.StringArray:
+    """The times as text in UTC, such as 2012-03-01T00:00:00Z; a fraction of 6 digits where there is one."""
     micros = times.cast(TIMESTAMP).view(pa.timestamp("us"))
     seconds = pc.floor_temporal(micros, unit="second")
     whole = pc.equal(seconds, micros)

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.feed import Feed
-from transforms.json_messages import to_json
+from transforms.json_messages import iso_8601, to_json
 
 FLUSH_SECONDS = 120
 # Idempotent: a retry inside librdkafka neither doubles nor reorders.
@@ -64,23 +63,22 @@ class _Send(beam.DoFn):
             raise KafkaException(self.failed or KafkaError(KafkaError._TIMED_OUT))
 
 
-class _SendAggregates(_Send):
-    def __init__(self, feed: Feed, topic: str, configuration: Mapping[str, object]) -> None:
-        super().__init__(topic, configuration)
-        self.feed = feed
+class _SendUpserts(_Send):
+    def __init__(self, rows: WriteUpsertsToKafka) -> None:
+        super().__init__(rows.topic, rows.configuration)
+        self.key, self.time = rows.key, rows.time
 
     def process(self, group: tuple[int, pa.RecordBatch]) -> None:
-        self.send(to_upserts(group[1], self.feed))
+        self.send(to_upserts(group[1], self.key, self.time))
 
 
-def to_upserts(aggregates: pa.RecordBatch, feed: Feed) -> list[dict]:
-    """Aggregates as JSON messages; the key is what an aggregate is of and its window, so that compaction
-    keeps the latest revision of each.
+def to_upserts(rows: pa.RecordBatch, key: Sequence[str], time: str) -> list[dict]:
+    """Rows as JSON messages. A message's key is made of the texts of the fields `key` and of the time, so
+    that compaction keeps the latest of the rows that replace each other.
     """
-    starts = pc.strftime(aggregates["window_start"].cast(pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
-    per = (aggregates[name].dictionary_decode() for name in (feed.key, *feed.per))
-    keys = pc.binary_join_element_wise(*per, starts, "|")
-    values = to_json(aggregates).to_pylist()
+    texts = (rows[name].dictionary_decode() for name in key)
+    keys = pc.binary_join_element_wise(*texts, iso_8601(rows[time]), "|")
+    values = to_json(rows).to_pylist()
     return [{"key": key, "value": value} for key, value in zip(keys.to_pylist(), values, strict=True)]
 
 
@@ -106,15 +104,16 @@ class _SendDeadLetters(_Send):
 
 
 @dataclass
-class WriteAggregatesToKafka(beam.PTransform):
-    """(key, aggregates) -> messages of the topic, JSON, upserts by key and window."""
+class WriteUpsertsToKafka(beam.PTransform):
+    """(shard, rows) -> messages of the topic, JSON, upserts by the fields `key` and `time`."""
 
-    feed: Feed
+    key: tuple[str, ...]
+    time: str
     topic: str
     configuration: Mapping[str, object]
 
-    def expand(self, aggregates: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
-        return aggregates | beam.ParDo(_SendAggregates(self.feed, self.topic, self.configuration))
+    def expand(self, rows: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
+        return rows | beam.ParDo(_SendUpserts(self))
 
 
 @dataclass

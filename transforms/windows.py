@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from apache_beam.transforms.trigger import (
     AfterWatermark,
     Repeatedly,
 )
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.feed import Feed
@@ -67,6 +68,16 @@ def split_by_shard(readings: pa.RecordBatch, shards: int, key: str) -> Iterator[
         yield shard, with_small_dictionaries(readings.filter(pa.array(of_row == shard)))
 
 
+def accumulating(allowed_lateness_seconds: int, early_seconds: int = 0) -> dict[str, Any]:
+    """The arguments of WindowInto that give a window panes, each with all of its elements so far."""
+    early = Repeatedly(AfterProcessingTime(early_seconds)) if early_seconds else None
+    return {
+        "trigger": AfterWatermark(early=early, late=AfterCount(1)),
+        "allowed_lateness": Duration(seconds=allowed_lateness_seconds),
+        "accumulation_mode": AccumulationMode.ACCUMULATING,
+    }
+
+
 @dataclass
 class GroupByWindow(beam.PTransform):
     """Readings -> (key, all batches of a window), windows of `group_seconds`; the key is the window's start.
@@ -98,12 +109,7 @@ class GroupByWindow(beam.PTransform):
     def _triggering(self) -> dict[str, Any]:
         if not (self.allowed_lateness_seconds or self.early_seconds):
             return {}
-        early = Repeatedly(AfterProcessingTime(self.early_seconds)) if self.early_seconds else None
-        return {
-            "trigger": AfterWatermark(early=early, late=AfterCount(1)),
-            "allowed_lateness": Duration(seconds=self.allowed_lateness_seconds),
-            "accumulation_mode": AccumulationMode.ACCUMULATING,
-        }
+        return accumulating(self.allowed_lateness_seconds, self.early_seconds)
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
         for start, window in split_by_window(readings, self.group_seconds, self.feed.event_time):
@@ -112,3 +118,59 @@ class GroupByWindow(beam.PTransform):
                     yield TimestampedValue((shard, rows), Timestamp(start))
             else:
                 yield TimestampedValue((start, window), Timestamp(start))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of event time, aligned to the epoch, with what must be known of before and after it.
+
+    All in seconds. As windows, stretches overlap by that, and end as late.
+    """
+
+    seconds: int
+    before: int
+    after: int
+
+    @property
+    def windows(self) -> SlidingWindows:
+        return SlidingWindows(
+            self.seconds + self.before + self.after, self.seconds, -self.before % self.seconds
+        )
+
+    @property
+    def piece_seconds(self) -> int:
+        """Readings of so long, aligned to the epoch, are all in the same windows."""
+        return math.gcd(self.seconds, self.before, self.after)
+
+    def inside(self, window_end: Timestamp) -> tuple[int, int]:
+        """(start, end) of the stretch itself in a window that ends then, microseconds since the epoch."""
+        end = window_end.micros - self.after * MICROS
+        return end - self.seconds * MICROS, end
+
+
+@dataclass
+class GroupByStretch(beam.PTransform):
+    """Readings -> (shard, all batches so far of a stretch and of before and after it), in its window.
+
+    A stretch has a pane when what comes after it has passed, and one for every late batch.
+    """
+
+    feed: Feed
+    stretch: Stretch
+    allowed_lateness_seconds: int
+    shards: int
+
+    def expand(
+        self, readings: beam.PCollection[pa.RecordBatch]
+    ) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
+        return (
+            readings
+            | "SplitByStretch" >> beam.FlatMap(self._split).with_output_types(tuple[int, pa.RecordBatch])
+            | beam.WindowInto(self.stretch.windows, **accumulating(self.allowed_lateness_seconds))
+            | beam.GroupByKey()
+        )
+
+    def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
+        for start, piece in split_by_window(readings, self.stretch.piece_seconds, self.feed.event_time):
+            for shard, rows in split_by_shard(piece, self.shards, self.feed.key):
+                yield TimestampedValue((shard, rows), Timestamp(start))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,24 +9,41 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import TimestampedValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.options import IN_PROCESS
 from schemas.air_quality import AIR_QUALITY, MEASURED
 from schemas.clean import clean_schema
-from transforms.batches import concatenate
-from transforms.clean import ORIGINS, Clean, GatherSeries, clean, fill, rolling_mean
+from transforms.batches import RecordBatchCoder, concatenate
+from transforms.clean import (
+    ORIGINS,
+    Clean,
+    CleanPanes,
+    GatherSeries,
+    clean,
+    clean_between,
+    fill,
+    rolling_mean,
+    stretch_of,
+)
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
+from transforms.deduplicate import deduplicate
 from transforms.medians import declared_medians, file_medians, medians
+from transforms.parquet import with_plain_text
 from transforms.rules import validate
+from transforms.windows import GroupByStretch, Stretch
 
 patient = settings(deadline=None)
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
 uci_file = pytest.mark.skipif(not UCI.exists(), reason="needs the UCI file: ../shared/data/AirQualityUCI.csv")
+SUPPORTS_TEST_STREAM = "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner"
 FIRST = datetime(2004, 12, 1, tzinfo=UTC)
 
 gappy = st.lists(st.none() | st.integers(-9, 9), max_size=30)
@@ -191,6 +209,128 @@ def test_gaps_are_filled_across_days_and_groups(shift: int) -> None:
         assert_that(days, equal_to(expected))
 
 
+# --- In parts, as a stream does it -------------------------------------------------------------------
+
+
+def in_parts(readings: pa.RecordBatch, stretch: Stretch) -> pa.Table:
+    """The clean readings, each stretch from no more than the readings of its window."""
+    times = readings["timestamp"].view(pa.int64()).to_numpy() // 1_000_000
+    parts = []
+    for start in np.unique(times // stretch.seconds * stretch.seconds):
+        end = start + stretch.seconds
+        near = (times >= start - stretch.before) & (times < end + stretch.after)
+        reference, limits = declared_medians(AIR_QUALITY), (start * 1_000_000, end * 1_000_000)
+        parts.append(clean_between(readings.filter(pa.array(near)), AIR_QUALITY, reference, *limits))
+    together = with_plain_text(concatenate(parts))
+    return together.sort_by([("station", "ascending"), ("timestamp", "ascending")]).combine_chunks()
+
+
+def assert_same(ours: pa.Table, theirs: pa.RecordBatch) -> None:
+    """To the last digit."""
+    assert ours.equals(with_plain_text(theirs))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 200),
+            st.sampled_from("ab"),
+            st.none() | st.floats(0, 100),
+            st.none() | st.just(1.0),
+        ),
+        min_size=1,
+        unique_by=lambda row: row[:2],
+    ),
+    st.sampled_from([1, 3, 5, 24]),
+)
+def test_part_for_part_gives_what_the_whole_gives(rows: list[tuple], hours: int) -> None:
+    batches = [
+        pa.RecordBatch.from_pylist(
+            [reading(hour, station, benzene_ug_m3=benzene, carbon_monoxide_mg_m3=monoxide)],
+            AIR_QUALITY.reading_schema,
+        )
+        for hour, station, benzene, monoxide in rows
+    ]
+    readings, _ = deduplicate(concatenate(batches), AIR_QUALITY)
+    whole = clean(readings, AIR_QUALITY, declared_medians(AIR_QUALITY))
+    assert_same(in_parts(readings, stretch_of(AIR_QUALITY, hours * 3600)), whole)
+
+
+def pane_of(group: tuple[int, pa.RecordBatch], pane=beam.DoFn.PaneInfoParam) -> tuple[int, list[dict]]:
+    return pane.index, group[1].to_pylist()
+
+
+def told(stream: TestStream, seconds: int, check: Callable[[list[tuple[int, list[dict]]]], None]) -> None:
+    """Runs the steps over a story of a stream; `check` gets (index, rows) of the panes."""
+    stretch = stretch_of(AIR_QUALITY, seconds)
+    with TestPipeline(runner=SUPPORTS_TEST_STREAM, options=PipelineOptions(streaming=True)) as pipeline:
+        panes = (
+            pipeline
+            | stream.advance_watermark_to_infinity()
+            | GroupByStretch(AIR_QUALITY, stretch, allowed_lateness_seconds=6 * 3600, shards=2)
+            | CleanPanes(AIR_QUALITY, stretch)
+            | beam.Map(pane_of)
+        )
+        assert_that(panes, check)
+
+
+def arrival(*rows: dict) -> TimestampedValue:
+    batch = pa.RecordBatch.from_pylist(rows, AIR_QUALITY.reading_schema)
+    return TimestampedValue(batch, min(row["timestamp"].timestamp() for row in rows))
+
+
+def hour_of(hour: float) -> float:
+    return FIRST.timestamp() + hour * 3600
+
+
+def test_a_reading_waits_three_steps_for_what_may_fill_it_and_is_told_again_when_that_is_late() -> None:
+    gap, late = reading(1, benzene_ug_m3=None), reading(2, benzene_ug_m3=2)
+    stream = TestStream(coder=RecordBatchCoder()).add_elements([arrival(gap)])
+    stream = stream.advance_watermark_to(hour_of(4.9)).add_elements([arrival(reading(4, benzene_ug_m3=4))])
+    stream = stream.advance_watermark_to(hour_of(5.5)).add_elements([arrival(late)])
+
+    def check(panes: list[tuple[int, list[dict]]]) -> None:
+        rows = [(row["timestamp"].hour, index, row) for index, (row,) in panes]
+        values = [
+            (hour, index, row["benzene_ug_m3"], row["benzene_ug_m3_origin"])
+            for hour, index, row in sorted(rows, key=lambda each: each[:2])
+        ]
+        assert values[:3] == [(1, 0, 4, "backward"), (1, 1, 2, "backward"), (2, 0, 2, "observed")]
+        assert {value[2:] for value in values[3:]} == {(4, "observed")}
+
+    told(stream, 3600, check)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_arrival_within_the_lateness_does_not_matter(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = [
+        reading(hour, station, benzene_ug_m3=None if random.random() < 0.6 else random.random())
+        for hour in range(60)
+        for station in "ab"
+        if random.random() < 0.9
+    ]
+    readings = concatenate([pa.RecordBatch.from_pylist(rows, AIR_QUALITY.reading_schema)])
+    whole = clean(deduplicate(readings, AIR_QUALITY)[0], AIR_QUALITY, declared_medians(AIR_QUALITY))
+    stream = TestStream(coder=RecordBatchCoder())
+    arrivals = sorted(rows, key=lambda row: row["timestamp"].timestamp() + random.uniform(0, 3 * 3600))
+    newest = 0.0
+    for place in range(0, len(arrivals), 7):
+        stream = stream.add_elements([arrival(*arrivals[place : place + 7])])
+        newest = max(newest, *(row["timestamp"].timestamp() for row in arrivals[place : place + 7]))
+        stream = stream.advance_watermark_to(newest)
+    expected = whole.to_pylist()
+
+    def check(panes: list[tuple[int, list[dict]]]) -> None:
+        latest: dict[tuple, dict] = {}
+        for _, pane in sorted(panes, key=lambda each: each[0]):
+            latest |= {(row["station"], row["timestamp"]): row for row in pane}
+        assert [latest[key] for key in sorted(latest)] == expected
+
+    told(stream, 2 * 3600, check)
+
+
 def uci_readings() -> pa.RecordBatch:
     batches = []
     for block in find_blocks(str(UCI), AIR_QUALITY):
@@ -231,3 +371,11 @@ def test_the_uci_file_is_cleaned_as_pandas_cleans_it() -> None:
 def test_the_medians_that_the_feed_declares_are_those_of_the_uci_file() -> None:
     assert declared_medians(AIR_QUALITY) == file_medians(str(UCI), AIR_QUALITY)
     assert declared_medians(AIR_QUALITY) == medians(uci_readings(), AIR_QUALITY)
+
+
+@uci_file
+@pytest.mark.parametrize("hours", [6, 24])
+def test_the_uci_file_is_cleaned_part_for_part_as_it_is_whole(hours: int) -> None:
+    readings = uci_readings()
+    whole = clean(readings, AIR_QUALITY, declared_medians(AIR_QUALITY))
+    assert_same(in_parts(readings, stretch_of(AIR_QUALITY, hours * 3600)), whole)

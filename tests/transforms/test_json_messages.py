@@ -108,6 +108,12 @@ def test_a_slice_is_its_own_rows_alone() -> None:
     ]
 
 
+@given(st.lists(st.none() | st.lists(st.text() | st.none(), max_size=3), max_size=6), st.integers(0, 6))
+def test_lists_come_back(lists: list, start: int) -> None:
+    batch = pa.RecordBatch.from_arrays([pa.array(lists, pa.list_(pa.string()))], ["names"]).slice(start)
+    assert [row["names"] for row in decoded(batch)] == lists[start:]
+
+
 def test_the_same_value_in_all_rows_is_in_all_rows() -> None:
     batch = pa.RecordBatch.from_pydict({"text": ["a", "a"], "x": [1, 2]}).cast(
         pa.schema([("text", TEXT), ("x", pa.int64())])

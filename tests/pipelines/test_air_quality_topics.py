@@ -1,0 +1,114 @@
+"""The UCI file as a stream on a real Flink, in another order, beside the same file in batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from pipelines.air_quality import main
+from runners.local import KafkaBroker
+from schemas.air_quality import AIR_QUALITY
+from tests.pipelines.test_air_quality import UCI, uci_file
+from tests.stream_jobs import job, rows, wait_for
+from transforms.batches import concatenate
+from transforms.csv_files import find_blocks, read_block
+from transforms.decode_csv import decode_csv
+from transforms.json_messages import to_json
+from transforms.messages import to_messages
+from transforms.rules import validate
+
+HOUR, LATER = 3_600_000_000, 300
+RAW = AIR_QUALITY.as_raw
+
+
+def uci_messages() -> pa.RecordBatch:
+    """What replay sends of the file: its readings as they are, also those that stand for no value."""
+    records = [records for block in find_blocks(str(UCI), RAW) for records, _ in read_block(block)]
+    return to_messages(concatenate(validate(decode_csv(each, RAW)[0], RAW)[0] for each in records), RAW)
+
+
+def later(messages: pa.RecordBatch) -> pa.RecordBatch:
+    """Another station's readings of the weeks after: they carry the watermark past all windows."""
+    last = messages.slice(messages.num_rows - LATER)
+    times = last["timestamp"].cast(pa.int64()).to_numpy() + (LATER + 96) * HOUR
+    columns = {name: last[name] for name in last.schema.names}
+    columns |= {
+        "timestamp": pa.array(times, last["timestamp"].type),
+        "station": pa.repeat("later", LATER),
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=messages.schema)
+
+
+def send(kafka: KafkaBroker, topic: str, messages: pa.RecordBatch) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5})
+    for text in to_json(messages).to_pylist():
+        producer.produce(topic, text)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def written(output: Path, kind: str) -> pa.Table:
+    """The rows of the file's station, without where they came from."""
+    table = pyarrow.dataset.dataset(output / "processed" / kind, format="parquet").to_table()
+    table = table.filter(pyarrow.compute.equal(table["station"], "uci"))
+    table = table.drop_columns(
+        [name for name in ("source", "partition", "position") if name in table.column_names]
+    )
+    by = ["station", "timestamp"] if kind == "clean" else ["station", "window_start", "field"]
+    return table.sort_by([(name, "ascending") for name in by]).combine_chunks()
+
+
+def upserts(kafka: KafkaBroker, topic: str) -> dict[bytes, dict]:
+    """The latest message of each key of a topic with one partition."""
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test"})
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 10)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    latest: dict[bytes, dict] = {}
+    messages: list = []
+    while len(messages) < end:
+        messages += consumer.consume(1000, 10)
+    for message in messages:
+        latest[message.key()] = json.loads(message.value())
+    consumer.close()
+    return latest
+
+
+@uci_file
+def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
+    kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    """Shuffled within an hour; hourly readings are then displaced by one."""
+    assert main([f"--input={UCI}", f"--train={UCI}", f"--output={tmp_path}/batch"]) == 0
+    topic, clean_topic = new_topic(1), new_topic(1)
+    messages = uci_messages()
+    times = messages["timestamp"].cast(pa.int64()).to_numpy()
+    order = np.argsort(times + np.random.default_rng(1).uniform(0, 1.5 * HOUR, len(times)))
+    assert (np.diff(times[order]) < 0).sum() > 500
+    send(kafka, topic, messages.take(pa.array(order)))
+    send(kafka, topic, later(messages))
+    options = [
+        f"--topic={topic}",
+        f"--clean_topic={clean_topic}",
+        "--clean_seconds=21600",
+        "--idle_seconds=1",
+    ]
+    output = tmp_path / "stream"
+    with job(kafka, output, *options, feed="air_quality"):
+        expected = written(tmp_path / "batch", "clean")
+        wait_for(
+            lambda: len(rows(output, "processed/clean", "1")) >= len(expected), "all readings are clean", 300
+        )
+        wait_for(lambda: len(rows(output, "processed/daily", "1")) >= 391 * 5, "all days are out")
+    assert written(output, "clean").equals(expected)
+    assert written(output, "daily").equals(written(tmp_path / "batch", "daily"))
+    sent = {key: value for key, value in upserts(kafka, clean_topic).items() if key.startswith(b"uci|")}
+    assert [sent[key]["benzene_ug_m3"] for key in sorted(sent)] == expected["benzene_ug_m3"].to_pylist()
+    assert [sent[key]["qa_missing_fields"] for key in sorted(sent)] == expected[
+        "qa_missing_fields"
+    ].to_pylist()
