@@ -65,7 +65,7 @@ def flags(kafka: KafkaBroker, output: Path) -> list[str]:
 def job(
     kafka: KafkaBroker, output: Path, *arguments: str, feed: str = "traffic"
 ) -> Iterator[subprocess.Popen]:
-    """The feed's job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
+    """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
     require_maven()
     log = output.parent / f"{output.name}.log"
     process = subprocess.Popen(

@@ -101,10 +101,10 @@ def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
     output = tmp_path / "stream"
     with job(kafka, output, *options, feed="air_quality"):
         expected = written(tmp_path / "batch", "clean")
-        wait_for(
-            lambda: len(rows(output, "processed/clean", "1")) >= len(expected), "all readings are clean", 300
-        )
-        wait_for(lambda: len(rows(output, "processed/daily", "1")) >= 391 * 5, "all days are out")
+        for kind, number in (("clean", len(expected)), ("daily", len(written(tmp_path / "batch", "daily")))):
+            last = output / "processed" / kind / "year=2005" / "month=04" / "day=04"
+            wait_for(last.exists, f"the last day of {kind}", 300)
+            wait_for(lambda: len(rows(output, f"processed/{kind}", "1")) >= number, f"all of {kind}")  # noqa: B023
     assert written(output, "clean").equals(expected)
     assert written(output, "daily").equals(written(tmp_path / "batch", "daily"))
     sent = {key: value for key, value in upserts(kafka, clean_topic).items() if key.startswith(b"uci|")}
