@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from pipelines.sample import traffic
+from pipelines.sample import air_quality, traffic
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,11 @@ SAMPLES = {
         start=date(2012, 3, 1),
         sizes={"sensors": (207, "number of sensors"), "step_seconds": (30, "seconds between readings")},
         run={"sensors": "traffic.sensors.csv", "max_future_seconds": 86_400},
+    ),
+    "air_quality": Sample(
+        write=air_quality.write_sample,
+        of="a multisensor device at a street, hour by hour",
+        start=date(2004, 3, 10),
+        days=91,
     ),
 }
