@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from pipelines.sample import air_quality, traffic
+from pipelines.sample import air_quality, detections, traffic
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ SAMPLES = {
         start=date(2012, 3, 1),
         sizes={"sensors": (207, "number of sensors"), "step_seconds": (30, "seconds between readings")},
         run={"sensors": "traffic.sensors.csv", "max_future_seconds": 86_400},
+    ),
+    "detections": Sample(
+        write=detections.write_sample,
+        of="traffic signs that the cameras of driving cars see",
+        start=date(2024, 5, 1),
+        sizes={"vehicles": (3, "number of vehicles")},
     ),
     "air_quality": Sample(
         write=air_quality.write_sample,

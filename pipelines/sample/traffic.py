@@ -21,7 +21,6 @@ The same arguments give the same bytes, with the same version of numpy.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -29,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from numpy.typing import NDArray
 
 from pipelines.sample.faults import Plantings
+from pipelines.sample.files import to_csv, to_json
 from pipelines.sample.traffic_faults import COLUMNS, TRAFFIC_FAULTS
 from transforms.local_files import whole_file
 
@@ -475,21 +474,14 @@ def write_sample(
         whole_file(os.path.join(output, "traffic.sensors.csv")) as sensors_file,
         whole_file(os.path.join(output, "traffic.csv")) as file,
     ):
-        manifest_file.write((json.dumps(manifest, indent=1) + "\n").encode())
+        manifest_file.write(to_json(manifest))
         sensors_file.write((",".join(SENSOR_COLUMNS) + "\n").encode())
-        sensors_file.write(_csv(placed.known))
+        sensors_file.write(to_csv(placed.known))
         file.write((",".join(COLUMNS) + "\n").encode())
         for number in range(days):
             simulated = simulate_day(
                 placed, start + timedelta(days=number), seed=seed, step_seconds=step_seconds
             )
-            lines = _csv(day_table(placed, simulated))
+            lines = to_csv(day_table(placed, simulated))
             file.writelines(plantings.planted(lines, first_row=1 + number * rows_a_day))
     return manifest
-
-
-def _csv(table: pa.Table) -> pa.Buffer:
-    lines = pa.BufferOutputStream()
-    plain = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none", batch_size=65_536)
-    pyarrow.csv.write_csv(table, lines, plain)
-    return lines.getvalue()
