@@ -26,16 +26,18 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     if not readings.num_rows:
         return readings, 0
     sortable = sort_keys(readings, feed)
-    order = np.argsort(sortable, kind="stable" if feed.distinct else None)
+    ascending = bool((np.diff(sortable) >= 0).all())
+    order = np.arange(len(sortable)) if ascending else np.argsort(sortable, kind="stable")
     in_order = sortable[order]
-    repeats = np.flatnonzero(in_order[1:] == in_order[:-1])
-    if not len(repeats):
-        return readings.take(pa.array(order)), 0
-    tied = np.union1d(repeats, repeats + 1)
-    rows = _by_source(readings, order[tied], in_order[tied])
+    same = in_order[1:] == in_order[:-1]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    rows = _by_source(readings, order[tied], in_order[tied]) if len(tied) else tied
+    moved = not ascending or (rows != order[tied]).any()
     order[tied] = rows
     repeated = tied[_repeated(readings, rows, in_order[tied], feed)]
-    return readings.take(pa.array(np.delete(order, repeated))), len(repeated)
+    if moved or len(repeated):
+        readings = readings.take(pa.array(np.delete(order, repeated)))
+    return readings, len(repeated)
 
 
 def sort_keys(readings: pa.RecordBatch, feed: Feed) -> np.ndarray:
