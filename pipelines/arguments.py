@@ -43,7 +43,8 @@ accounts at the end say where every row went: read = accepted + duplicates + dea
 """
 EPILOGUE = """\
 Any further option goes to Beam and its runner as it is, such as --direct_num_workers 1 or --flink_master.
-Exit status: 0 done, 1 the accounts do not balance, 2 wrong usage or unusable input (one line says what).
+Exit status: 0 done, 1 the accounts do not balance, 2 wrong usage or unusable input (one line says what),
+3 unhealthy, where asked for.
 """
 
 
@@ -77,6 +78,7 @@ class Arguments:
     train: str | None
     clean_seconds: int
     clean_topic: str | None
+    fail_unhealthy: bool
     metrics_port: int | None
     metrics_host: str
     runner: str
@@ -162,6 +164,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         train=options.train,
         clean_seconds=options.clean_seconds,
         clean_topic=options.clean_topic,
+        fail_unhealthy=options.fail_unhealthy,
         metrics_port=options.metrics_port,
         metrics_host=options.metrics_host,
         runner=options.runner,
@@ -279,7 +282,7 @@ def _parser(feed: Feed) -> argparse.ArgumentParser:
 
 def _add_clean(parser: argparse.ArgumentParser, feed: Feed) -> None:
     """The options of clean readings; a feed without measured fields has none."""
-    parser.set_defaults(train=None, clean_seconds=0, clean_topic=None)
+    parser.set_defaults(train=None, clean_seconds=0, clean_topic=None, fail_unhealthy=False)
     if not feed.any_of:
         return
     group = parser.add_argument_group("clean readings")
@@ -308,6 +311,13 @@ def _add_clean(parser: argparse.ArgumentParser, feed: Feed) -> None:
     group.add_argument(
         "--clean_topic", metavar="TOPIC", help=f"where a stream sends them too, such as {feed.name}.clean"
     )
+    if feed.health:
+        group.add_argument(
+            "--fail_unhealthy",
+            action="store_true",
+            help=f"end with status 3 when over {feed.health.most_refused:.0%}% of the records are refused or "
+            f"the mean quality is under {feed.health.least_quality:.0%}%; there is an alert in any case",
+        )
 
 
 def _trained(feed: Feed, path: str, timezone: str) -> Feed:

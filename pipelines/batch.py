@@ -21,11 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.arguments import Arguments
-from schemas.clean import origin_of
 from schemas.feed import NULLED, SessionTable
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
-from transforms.clean import Clean, GatherSeries
+from transforms.clean import Clean, GatherSeries, count_clean
 from transforms.daily import AggregateDays
 from transforms.dead_letter_files import WriteDeadLetters
 from transforms.decode import DecodeCsv
@@ -43,12 +42,6 @@ def count_accepted(readings: pa.RecordBatch) -> Accounts:
         accepted=readings.num_rows,
         nulled=Counter({each["values"].as_py(): each["counts"].as_py() for each in nulled}),
     )
-
-
-def count_clean(readings: pa.RecordBatch) -> Accounts:
-    measured = sum(name.endswith(origin_of("")) for name in readings.schema.names)
-    usable = round(pc.sum(readings["quality_score"]).as_py() * measured)
-    return Accounts(measured=readings.num_rows * measured, usable=usable)
 
 
 def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:

@@ -18,6 +18,7 @@ from apache_beam.runners.runner import PipelineResult, create_runner
 
 from pipelines.arguments import Arguments, parse_arguments
 from pipelines.batch import build_batch
+from pipelines.health import health_watched
 from pipelines.progress_bar import shown
 from pipelines.stream_record import record, refuse_other_output
 from pipelines.watched import watched
@@ -29,9 +30,11 @@ from transforms.accounts import SUMMARY
 from transforms.csv_files import CODECS
 from transforms.errors import UserError
 from transforms.files import files_below, publish, publish_json, read_json
+from transforms.health import complaints
 from transforms.parquet import digest
 
 ENDED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+UNHEALTHY = 3
 USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
 WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 
@@ -82,7 +85,18 @@ def _batch(arguments: Arguments) -> int:
     if arguments.manifest and (wrong := list(_unlike(summary, read_json(arguments.manifest)))):
         print(f"NOT AS PLANTED   {', '.join(wrong)} differ from {arguments.manifest}")
         return 1
-    return 0 if summary["balanced"] else 1
+    if not summary["balanced"]:
+        return 1
+    return _tell_health(arguments, summary)
+
+
+def _tell_health(arguments: Arguments, summary: Mapping[str, Any]) -> int:
+    """Says on stderr which limits of the feed the run has not kept; its exit status."""
+    health = arguments.feed.health
+    broken = list(complaints(health, summary["error_rate"], summary["mean_quality"])) if health else []
+    for complaint in broken:
+        print(f"ALERT {arguments.feed.name}: {complaint}", file=sys.stderr)
+    return UNHEALTHY if broken and arguments.fail_unhealthy else 0
 
 
 @contextlib.contextmanager
@@ -109,7 +123,7 @@ def _stream(arguments: Arguments) -> int:
     record(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        with watched(arguments, pipeline):
+        with watched(arguments, pipeline), health_watched(arguments):
             pipeline.run().wait_until_finish()
     except (_Stopped, KeyboardInterrupt) as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from schemas import metrics
 from schemas.feed import Feed
 from schemas.metrics import METRICS
 from transforms.counters import MICROS, SENSOR_BITS, decode
+from transforms.health import complaints, share
 
 Labels = tuple[str, ...]
 Figures = Mapping[str, Mapping[Labels, float]]
@@ -45,7 +46,7 @@ class JobMetrics(Collector):
             "dead_letters": dict.fromkeys(reasons, 0),
             **{name: {(label,): 0 for label in labels} for name, labels in NEVER_YET.items()},
         }
-        self.observers = (self._rate, self._event_times, self._sensors, _quality, *observers)
+        self.observers = (self._rate, self._event_times, self._sensors, self._health, *observers)
         self._lock = threading.Lock()
         self._last = (time.monotonic(), 0.0)
         self._throughput = 0.0
@@ -124,6 +125,13 @@ class JobMetrics(Collector):
             "completeness_ratio": {(): reporting / total},
         }
 
+    def _health(self, counted: Figures) -> Figures:
+        refused, quality = shares(counted)
+        seen = {"error_ratio": refused, "quality_score_ratio": quality}
+        if self.feed.health:
+            seen["unhealthy"] = float(any(complaints(self.feed.health, refused, quality)))
+        return {name: {(): figure} for name, figure in seen.items() if figure is not None}
+
 
 def by_name(figures: Mapping[str, int]) -> Figures:
     """The figures by the names and labels that they were encoded from."""
@@ -138,7 +146,8 @@ def _seconds(micros: Mapping[Labels, float]) -> Mapping[Labels, float]:
     return {labels: value / MICROS for labels, value in micros.items()}
 
 
-def _quality(counted: Figures) -> Figures:
-    measured = counted.get("measured", {}).get((), 0)
-    usable = counted.get("usable", {}).get((), 0)
-    return {"quality_score_ratio": {(): usable / measured}} if measured else {}
+def shares(counted: Figures) -> tuple[float | None, float | None]:
+    """(records refused among those read, mean quality score), None where there is nothing to share."""
+    totals = {name: sum(values.values()) for name, values in counted.items()}
+    refused = share(totals.get("dead_letters", 0), totals.get("read", 0))
+    return refused, share(totals.get("usable", 0), totals.get("measured", 0))

@@ -9,7 +9,7 @@ project's, wide enough for any street. The medians are those of the data set's u
 
 import pyarrow as pa
 
-from schemas.feed import TEXT, TIMESTAMP, Aggregate, CsvDialect, DateAndTime, Feed, Field
+from schemas.feed import TEXT, TIMESTAMP, Aggregate, CsvDialect, DateAndTime, Feed, Field, Health
 
 
 def _measured(
@@ -137,4 +137,5 @@ AIR_QUALITY = Feed(
     step_seconds=3600,
     fill_seconds=3 * 3600,
     daily=POLLUTANTS,
+    health=Health(most_refused=0.10, least_quality=0.70),
 )

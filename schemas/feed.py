@@ -221,6 +221,16 @@ class Sessions:
 
 
 @dataclass(frozen=True)
+class Health:
+    """What a healthy run keeps to: at most such a share of records refused, and at least such a mean quality
+    score, both 0 to 1.
+    """
+
+    most_refused: float
+    least_quality: float
+
+
+@dataclass(frozen=True)
 class Feed:
     """A feed of readings: its columns, what identifies a reading, and what is aggregated per window.
 
@@ -257,6 +267,7 @@ class Feed:
     step_seconds: int = 0
     fill_seconds: int = 0
     daily: tuple[str, ...] = ()
+    health: Health | None = None
     raw: bool = False
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.transforms.window import GlobalWindows
 
 from transforms.files import publish_json
+from transforms.health import share
 
 SUMMARY = "summary.json"
 
@@ -23,7 +24,8 @@ class Accounts:
     `accepted` and `dead_letters` are counted from the files written, `read` where the source reads: the two
     ends of the pipeline, so that a loss anywhere between shows. `aggregated` is the sum of the windows'
     message counts. `nulled` counts values of accepted readings that are null for a rule that they broke;
-    `usable` those of the `measured` ones that were there and broke none. `days` counts daily figures, one a
+    `usable` those of the `measured` ones that were there and broke none; by field, the others are in
+    `missing_fields` and `out_of_range_fields`. `days` counts daily figures, one a
     field, `valid_days` those of enough values. `summarized` counts the readings in the rows of each session
     table.
 
@@ -41,6 +43,8 @@ class Accounts:
     nulled: Counter[str] = field(default_factory=Counter)
     measured: int = 0
     usable: int = 0
+    missing_fields: Counter[str] = field(default_factory=Counter)
+    out_of_range_fields: Counter[str] = field(default_factory=Counter)
     days: int = 0
     valid_days: int = 0
     summarized: Counter[str] = field(default_factory=Counter)
@@ -74,7 +78,11 @@ class Accounts:
             "dead_letters": dict(self.dead_letters.most_common()),
             "balanced": self.balanced,
             "nulled": dict(self.nulled.most_common()),
-            "mean_quality": self.usable / self.measured if self.measured else None,
+            "error_rate": share(self.dead_letters.total(), self.read),
+            "mean_quality": share(self.usable, self.measured),
+            "missing_ratio": share(self.measured - self.usable, self.measured),
+            "missing_fields": dict(self.missing_fields.most_common()),
+            "out_of_range_fields": dict(self.out_of_range_fields.most_common()),
             "days": self.days,
             "valid_days": self.valid_days,
             "blank_lines": self.blank_lines,

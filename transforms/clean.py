@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import PaneInfoTiming
 
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
 from transforms import counters
+from transforms.accounts import Accounts
 from transforms.batches import concatenate
 from transforms.casts import floats
 from transforms.deduplicate import deduplicate
@@ -179,6 +182,22 @@ def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
     }
 
 
+def count_clean(cleaned: pa.RecordBatch) -> Accounts:
+    """What clean readings add to the accounts."""
+    fields = sum(name.endswith(origin_of("")) for name in cleaned.schema.names)
+    missing, broken = (
+        Counter(pc.list_flatten(cleaned[name]).to_pylist())
+        for name in ("qa_missing_fields", "qa_out_of_range_fields")
+    )
+    measured = cleaned.num_rows * fields
+    return Accounts(
+        measured=measured,
+        usable=measured - missing.total() - broken.total(),
+        missing_fields=missing,
+        out_of_range_fields=broken,
+    )
+
+
 @dataclass
 class GatherSeries(beam.PTransform):
     """(start, readings without duplicates) -> one batch of all, by key and time.
@@ -229,7 +248,10 @@ class _CleanPane(beam.DoFn):
         self.reference = declared_medians(feed)
 
     def process(
-        self, group: tuple[int, Iterable[pa.RecordBatch]], window=beam.DoFn.WindowParam
+        self,
+        group: tuple[int, Iterable[pa.RecordBatch]],
+        window=beam.DoFn.WindowParam,
+        pane=beam.DoFn.PaneInfoParam,
     ) -> Iterable[tuple[int, pa.RecordBatch]]:
         shard, batches = group[0], list(group[1])
         if not batches:  # every window ends with an empty pane
@@ -237,7 +259,8 @@ class _CleanPane(beam.DoFn):
         readings, _ = deduplicate(concatenate(batches), self.feed)
         cleaned = clean_between(readings, self.feed, self.reference, *self.stretch.inside(window.end))
         if cleaned.num_rows:
-            counters.add(cleaned=cleaned.num_rows)
+            if pane.timing != PaneInfoTiming.LATE:  # which has the readings of the one before once more
+                counters.add_accounts(count_clean(cleaned))
             yield shard, cleaned
 
 

@@ -116,6 +116,8 @@ def add_accounts(accounts: Accounts) -> None:
     figures = ("accepted", "windows", "measured", "usable")
     add(**{name: getattr(accounts, name) for name in figures})
     add_to("panes", {("on_time",): accounts.windows})
+    for name in ("missing_fields", "out_of_range_fields"):
+        add_to(name, {(field,): values for field, values in getattr(accounts, name).items()})
 
 
 def observe(name: str, seconds: float, *labels: str) -> None:

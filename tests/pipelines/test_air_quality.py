@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from pipelines.air_quality import main
+from pipelines.sample.air_quality import write_sample
 from schemas.air_quality import AIR_QUALITY, MEASURED, POLLUTANTS
 
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
@@ -55,6 +56,12 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
     )
     assert summary["mean_quality"] == pytest.approx(expected.notna().mean(axis=1).mean())
 
+    assert summary["missing_ratio"] == pytest.approx(1 - summary["mean_quality"])
+    assert summary["out_of_range_fields"] == {"nitrogen_oxides_ppb": 78}
+    missing = expected.isna().sum() - pd.Series(summary["out_of_range_fields"]).reindex(names).fillna(0)
+    assert summary["missing_fields"] == missing[missing > 0].astype(int).to_dict()
+    assert summary["error_rate"] == 31 / 9357
+
     days = table(tmp_path / "processed" / "daily")
     assert (summary["days"], summary["valid_days"]) == (len(days), days["valid"].sum()) == (391 * 5, 1363)
     for name, figures in days.set_index("window_start").sort_index().groupby("field"):
@@ -80,14 +87,15 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         )
 
 
-@uci_file
 def test_a_second_run_writes_the_same(tmp_path: Path) -> None:
+    write_sample(str(tmp_path / "sample"), days=5, faults_of_each_kind=0)
     contents = []
     for _ in range(2):
-        assert main([f"--input={UCI}", f"--output={tmp_path}"]) == 0
-        files = sorted(path for path in (tmp_path / "raw").rglob("*.parquet"))
+        assert main([f"--input={tmp_path}/sample/air_quality.csv", f"--output={tmp_path}"]) == 0
+        files = sorted(path for path in tmp_path.rglob("*.parquet"))
         contents.append([(path, path.read_bytes()) for path in files])
     assert contents[0] == contents[1]
+    assert len(contents[0]) == 4 * 5
 
 
 def test_an_undated_row_is_a_dead_letter_with_its_bytes(tmp_path: Path) -> None:
@@ -126,6 +134,32 @@ def test_a_file_that_nothing_can_be_trained_with_is_one_line(
     (line,) = capfd.readouterr().err.splitlines()
     assert f"{tmp_path}/train.csv" in line
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("bad", "poor", "alerts"),
+    [
+        (1, 0, []),  # exactly 10 %
+        (2, 0, ["18.2 % of the records are refused, more than 10 %"]),
+        (0, 9, ["the mean quality is 23.1 %, less than 70 %"]),
+        (2, 9, ["18.2 % of the records are refused, more than 10 %", "the mean quality is 23.1 %, less"]),
+    ],
+)
+def test_an_unhealthy_run_raises_an_alert_and_a_status_where_asked_for(
+    bad: int, poor: int, alerts: list[str], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Of the good rows some have 3 values of 13, the others all."""
+    whole = row(0, 1).replace("-200", "1")
+    scant = row(0, 1).replace("-200", "1", 1)
+    good = [(scant if hour < poor else whole).replace("00.00.00", f"{hour:02}.00.00") for hour in range(9)]
+    write(tmp_path / "a.csv", *good, *[whole.replace("10/03", "31/02")] * bad)
+    arguments = [f"--input={tmp_path}/a.csv", f"--output={tmp_path}/out"]
+    assert main(arguments) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("ALERT")]
+    assert len(said) == len(alerts)
+    for line, alert in zip(said, alerts, strict=True):
+        assert line.startswith(f"ALERT air_quality: {alert}")
+    assert main([*arguments, "--fail_unhealthy"]) == (3 if alerts else 0)
 
 
 def row(hour: int, benzene: float | None) -> str:
