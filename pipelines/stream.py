@@ -6,6 +6,7 @@ topics ─► decode, validate, too late? ─► windows ─► deduplicate ─�
                       ├─► days ─► daily ─► Parquet                              (measured feeds)
                       ├─► stretches with their surroundings ─► clean ─┬─► Kafka, upserts
                       │                                               └─► Parquet
+                      ├─► sessions (panes) ─► Parquet                   (feeds of sessions)
                       └── failed ─► dead letters, Parquet and Kafka
 """
 
@@ -25,11 +26,12 @@ from transforms.decode_avro import DecodeAvro
 from transforms.decode_json import DecodeJson
 from transforms.kafka_sink import WriteDeadLettersToKafka, WriteUpsertsToKafka
 from transforms.kafka_stream import ReadForever
-from transforms.merged_files import MergeDeadLetters, MergePanes
+from transforms.merged_files import MergeDeadLetters, MergePanes, MergeSessions
 from transforms.panes import SummarizePanes
 from transforms.partitions import find_topics
 from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
+from transforms.sessions import GroupBySession, SummarizeSessionPanes
 from transforms.windows import DAY_SECONDS, GroupByStretch, GroupByWindow
 
 
@@ -83,6 +85,19 @@ def build_series(readings: beam.PCollection[pa.RecordBatch], arguments: Argument
         )
 
 
+def build_sessions(readings: beam.PCollection[pa.RecordBatch], arguments: Arguments) -> None:
+    """The part of the graph that feeds of sessions have."""
+    feed = arguments.feed
+    lateness = arguments.allowed_lateness_seconds + arguments.window_seconds  # takes all that a window takes
+    sessions = readings | "GroupBySession" >> GroupBySession(feed, lateness)
+    for table in feed.session_tables:
+        _ = (
+            sessions
+            | f"Summarize {table.name}" >> SummarizeSessionPanes(feed, table, arguments.shards)
+            | f"Merge {table.name}" >> MergeSessions(arguments.output, f"processed/{table.name}", feed)
+        )
+
+
 def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
     """The graph of a run without end. A savepoint needs the labels of its groupings: keep them."""
     feed, output, kafka = arguments.feed, arguments.output, arguments.kafka
@@ -120,7 +135,7 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         folder="raw", time=feed.event_time, sort_by=[feed.key, feed.event_time]
     )
     _ = panes.final_aggregates | "MergeAggregates" >> merge(
-        folder="processed/aggregates", time="window_start", sort_by=[feed.key, "window_start"]
+        folder="processed/aggregates", time="window_start", sort_by=[feed.key, "window_start", *feed.per]
     )
     if arguments.aggregates_topic:
         _ = panes.aggregates | "SendAggregates" >> WriteUpsertsToKafka(
@@ -128,6 +143,8 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         )
     if feed.any_of:
         build_series(read.readings, arguments)
+    if feed.sessions:
+        build_sessions(read.readings, arguments)
     _ = read.failures | MergeDeadLetters(output, feed.name)
     if arguments.dead_letter_topic:
         _ = read.failures | WriteDeadLettersToKafka(arguments.dead_letter_topic, kafka)

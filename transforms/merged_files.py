@@ -19,10 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 
+from schemas.feed import Feed
 from transforms import counters
 from transforms.compaction import compacted_path, withdraw
 from transforms.files import discard, publish
-from transforms.parquet import read_parquet, sorted_parquet, split_by_day, with_plain_text
+from transforms.parquet import (
+    DAY_MICROS,
+    day_folder,
+    read_parquet,
+    sorted_parquet,
+    split_by_day,
+    with_plain_text,
+)
 from transforms.windows import MICROS, split_by_window
 
 OFFSETS_PER_FILE, FILES_PER_FOLDER = 100_000, 100
@@ -122,6 +130,78 @@ class MergePanes(beam.PTransform):
 
     def expand(self, panes: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
         return panes | beam.ParDo(_WritePanes(self))
+
+
+def replace_sessions(present: pa.Table | None, newer: pa.Table, key: str) -> pa.Table:
+    """`present` without the sessions that a newer one overlaps, and then the newer ones.
+
+    The sessions of a key never overlap, so what does is an earlier state: a late reading has made a session
+    longer, or one of several.
+    """
+    if present is None:
+        return newer
+    stale = np.zeros(present.num_rows, bool)
+    keys, start, end = (present[name] for name in (key, "session_start", "session_end"))
+    names = [key, "session_start", "session_end"]
+    for session in newer.group_by(names).aggregate([]).to_pylist():
+        touches = pc.and_(
+            pc.less_equal(start, session["session_end"]), pc.greater_equal(end, session["session_start"])
+        )
+        stale |= pc.and_(pc.equal(keys, session[key]), touches).to_numpy()
+    return pa.concat_tables([present.filter(pa.array(~stale)).cast(newer.schema), newer])
+
+
+class _WriteSessions(beam.DoFn):
+    def __init__(self, files: MergeSessions) -> None:
+        self.files = files
+
+    def start_bundle(self) -> None:
+        # (day, file) -> what sessions have come to that touch the day, in order
+        self.pending: dict[tuple[int, str], list[pa.Table]] = defaultdict(list)
+
+    def process(self, pane: tuple[int, pa.RecordBatch]) -> None:
+        shard, batch = pane
+        days = [
+            batch[name].view(pa.int64()).to_numpy() // DAY_MICROS for name in ("session_start", "session_end")
+        ]
+        for day in range(int(days[0].min()), int(days[1].max()) + 1):
+            start = str(np.datetime64(day, "D")).replace("-", "")
+            file = f"{self.files.feed.name}-{start}T000000-{shard:03d}.parquet"
+            self.pending[day, file].append(with_plain_text(batch))
+
+    def finish_bundle(self) -> None:
+        for (day, file), newer in self.pending.items():
+            update = partial(self._update, newer=newer, day=day)
+            bring_up_to_date(self.files.root, f"{self.files.folder}/{day_folder(day)}", file, update)
+            counters.add(files_written=1)
+        self.pending.clear()
+
+    def _update(self, path: str, newer: list[pa.Table], day: int) -> None:
+        table = read_parquet(path)
+        for each in newer:
+            table = replace_sessions(table, each, self.files.feed.key)
+        assert table is not None
+        starts = table["session_start"].cast(pa.int64()).to_numpy()
+        table = table.filter(pa.array(starts // DAY_MICROS == day))
+        if table.num_rows:
+            publish(path, sorted_parquet(table, [self.files.feed.key, "session_start"]))
+        else:
+            discard([path])
+
+
+@dataclass
+class MergeSessions(beam.PTransform):
+    """(shard, rows of sessions so far) -> `root/folder/year=…/month=…/day=…/feed-start-shard.parquet`.
+
+    One file per shard and UTC day, that in which a session begins.
+    """
+
+    root: str
+    folder: str
+    feed: Feed
+
+    def expand(self, panes: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
+        return panes | beam.ParDo(_WriteSessions(self))
 
 
 class _WriteLetters(beam.DoFn):

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import h3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.test_stream import TestStream
 from apache_beam.testing.util import assert_that
-from hypothesis import given, settings
+from apache_beam.transforms.window import TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from runners.options import IN_PROCESS
 from schemas.detections import DETECTIONS
+from schemas.feed import SessionTable
 from tests.rows import accepted, micros
 from transforms.aggregate import aggregate
+from transforms.batches import RecordBatchCoder
 from transforms.deduplicate import deduplicate
-from transforms.sessions import GroupSessions, SummarizeSessions, summarize_sessions
+from transforms.merged_files import MergeSessions
+from transforms.sessions import (
+    GroupBySession,
+    GroupSessions,
+    SummarizeSessionPanes,
+    SummarizeSessions,
+    summarize_sessions,
+)
 from transforms.windows import split_by_window
 
+SUPPORTS_TEST_STREAM = "apache_beam.runners.direct.direct_runner.BundleBasedDirectRunner"
 SECOND = 1_000_000
 NOON = micros("2024-05-01 12:00")
 assert DETECTIONS.sessions
@@ -220,3 +238,87 @@ def test_sessions_in_a_pipeline_are_whole_wherever_the_groups_are_cut() -> None:
     with TestPipeline(runner=IN_PROCESS) as pipeline:
         whole = pipeline | beam.Create(groups) | GroupSessions(DETECTIONS)
         assert_that(whole | SummarizeSessions(DETECTIONS, SESSIONS), check)
+
+
+def published(root: Path) -> list[dict]:
+    """Rows of a stream's sessions as any reader of the folder sees them, in order."""
+    files = sorted(root.rglob("*.parquet"))
+    batches = [batch for file in files for batch in pq.read_table(file, partitioning=None).to_batches()]
+    rows = [row for batch in batches for row in plain(batch)]
+    return sorted(rows, key=lambda row: (row["vehicle_id"], row["session_start"]))
+
+
+def told(stream: TestStream, root: Path, table: SessionTable = SESSIONS) -> None:
+    with TestPipeline(runner=SUPPORTS_TEST_STREAM, options=PipelineOptions(streaming=True)) as pipeline:
+        _ = (
+            pipeline
+            | stream
+            | GroupBySession(DETECTIONS, 3600)
+            | SummarizeSessionPanes(DETECTIONS, table, shards=2)
+            | MergeSessions(str(root), "signs", DETECTIONS)
+        )
+
+
+def arrival(*minutes: float, vehicle: str = "car-1", start: int = NOON) -> TimestampedValue:
+    """Detections of one vehicle in one batch, stamped with the first."""
+    batch = detections(
+        {"vehicle_id": vehicle, "seconds": (start - NOON) // SECOND + minute * 60, "frame_number": minute}
+        for minute in minutes
+    )
+    return TimestampedValue(batch, Timestamp(micros=batch["timestamp"].view(pa.int64())[0].as_py()))
+
+
+def at(minute: float, start: int = NOON) -> Timestamp:
+    return Timestamp(micros=start + round(minute * 60 * SECOND))
+
+
+@pytest.mark.parametrize(("late", "sizes"), [((), [4, 2, 1]), ((31,), [7, 1])])
+def test_a_late_sighting_makes_two_sessions_one_and_leaves_neither_of_them(
+    late: tuple[int, ...], sizes: list[int], tmp_path: Path
+) -> None:
+    """A drive of 25 minutes in one batch, another 12 minutes later, and then one sighting between the two."""
+    stream = TestStream(coder=RecordBatchCoder()).add_elements([arrival(0, 9, 18, 25)])
+    stream = stream.add_elements([arrival(37, 40), arrival(20, vehicle="car-2")])
+    stream = stream.advance_watermark_to(at(60))
+    if late:
+        stream = stream.add_elements([arrival(*late)])
+    told(stream.advance_watermark_to_infinity(), tmp_path)
+    found = published(tmp_path)
+    assert [row["message_count"] for row in found] == sizes
+    end = 40 if late else 25
+    assert (found[0]["session_start"], found[0]["session_end"]) == (NOON, NOON + end * 60 * SECOND)
+
+
+@pytest.mark.parametrize(("earlier", "day"), [((), "day=02"), ((-3,), "day=01")])
+def test_a_session_that_is_found_to_have_begun_the_day_before_moves_to_that_day(
+    earlier: tuple[int, ...], day: str, tmp_path: Path
+) -> None:
+    midnight = micros("2024-05-02")
+    stream = TestStream(coder=RecordBatchCoder()).add_elements([arrival(2, 5, start=midnight)])
+    stream = stream.advance_watermark_to(at(30, midnight))
+    if earlier:
+        stream = stream.add_elements([arrival(*earlier, start=midnight)])
+    told(stream.advance_watermark_to_infinity(), tmp_path)
+    assert [path.parent.name for path in tmp_path.rglob("*.parquet")] == [day]
+    assert [row["message_count"] for row in published(tmp_path)] == [2 + len(earlier)]
+
+
+@settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.generate])
+@given(several, st.randoms(use_true_random=False))
+def test_in_whatever_order_batches_come_the_stream_ends_with_what_batch_gives(
+    rows: list[dict], shuffled: random.Random
+) -> None:
+    readings = detections(rows)
+    batches = [readings.slice(place, 2) for place in range(0, readings.num_rows, 2)]
+    shuffled.shuffle(batches)
+    stream = TestStream(coder=RecordBatchCoder())
+    for batch in batches:
+        first = min(batch["timestamp"].view(pa.int64()).to_pylist())
+        stream = stream.add_elements([TimestampedValue(batch, Timestamp(micros=first))])
+    with tempfile.TemporaryDirectory() as folder:
+        told(stream.advance_watermark_to_infinity(), Path(folder), SIGNS)
+        found = published(Path(folder))
+    expected = plain(summarize_sessions(readings, DETECTIONS, SIGNS))
+    for each in (found, expected):
+        each.sort(key=lambda row: (row["vehicle_id"], row["session_start"], row["class_name"], row["cell"]))
+    assert found == expected
