@@ -16,6 +16,7 @@ S3 = ["boto3>=1.34,<2"]
 BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
 TEST = [
     *BENCHMARK,
+    "compose-spec>=0.2,<0.3",
     "h3>=4,<5",
     "hypothesis>=6.130,<7",
     "moto[server]>=5,<6",
@@ -23,8 +24,10 @@ TEST = [
     "pandas-stubs",
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",
+    "pyyaml>=6,<7",
     "ruff>=0.11,<1",
     "types-psutil",
+    "types-pyyaml",
     "types-requests",
 ]
 
