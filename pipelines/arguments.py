@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.parser import OneLineParser
 from pipelines.sample.samples import SAMPLES
@@ -69,6 +70,7 @@ class Arguments:
     file_seconds: int
     shards: int
     aggregates_topic: str | None
+    aggregates_format: str
     dead_letter_topic: str | None
     output: str
     window_seconds: int
@@ -113,6 +115,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
     options, beam_flags = _parser(feed).parse_known_args(argv)
+    FileSystems.set_options(PipelineOptions(beam_flags))  # inputs and output are looked at before Beam runs
     if options.runner == "DirectRunner":
         pipeline_options(options.runner, beam_flags)  # refuses an option that nobody knows before any work
     manifest = None
@@ -155,6 +158,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
         file_seconds=options.file_seconds,
         shards=options.shards,
         aggregates_topic=options.aggregates_topic,
+        aggregates_format=options.aggregates_format,
         dead_letter_topic=options.dead_letter_topic,
         output=_absolute(options.output),
         window_seconds=options.window_seconds,
@@ -401,6 +405,12 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
     )
     stream.add_argument(
         "--aggregates_topic", metavar="TOPIC", help="where aggregates go, such as traffic-events"
+    )
+    stream.add_argument(
+        "--aggregates_format",
+        choices=("json", "avro"),
+        default="json",
+        help="of the messages there (default: %(default)s)",
     )
     stream.add_argument(
         "--dead_letter_topic", metavar="TOPIC", help="where dead letters go beside their files"

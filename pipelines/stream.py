@@ -24,7 +24,14 @@ from transforms.daily import AggregateDayPanes
 from transforms.decode import Decode
 from transforms.decode_avro import DecodeAvro
 from transforms.decode_json import DecodeJson
-from transforms.kafka_sink import WriteDeadLettersToKafka, WriteUpsertsToKafka
+from transforms.kafka_sink import (
+    Encode,
+    WriteDeadLettersToKafka,
+    WriteUpsertsToKafka,
+    aggregate_avro_schema,
+    encode_as_avro,
+    encode_as_json,
+)
 from transforms.kafka_stream import ReadForever
 from transforms.merged_files import MergeDeadLetters, MergePanes, MergeSessions
 from transforms.panes import SummarizePanes
@@ -49,6 +56,23 @@ def decode_and_validate(
     readings, malformed = decode.decode(records, now)
     accepted, invalid = validate(readings, feed, now)
     return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
+
+
+def aggregate_encoding(arguments: Arguments, topic: str) -> Encode:
+    """How aggregates become messages; their schema is registered now, and not by every worker."""
+    if arguments.aggregates_format == "json":
+        return encode_as_json
+    schema = aggregate_avro_schema(arguments.feed)
+    schema_id = SchemaRegistry(arguments.schema_registry).register(topic, schema)
+    return partial(encode_as_avro, feed=arguments.feed, schema_id=schema_id)
+
+
+def write_upserts(
+    arguments: Arguments, topic: str, key: tuple[str, ...], time: str, encode: Encode = encode_as_json
+) -> WriteUpsertsToKafka:
+    """The step that sends rows to a topic. UserError when there is no such topic."""
+    (found,) = find_topics([topic], arguments.kafka, "latest")
+    return WriteUpsertsToKafka(key, time, topic, len(found.partitions), arguments.kafka, encode)
 
 
 def build_series(readings: beam.PCollection[pa.RecordBatch], arguments: Arguments) -> None:
@@ -80,8 +104,8 @@ def build_series(readings: beam.PCollection[pa.RecordBatch], arguments: Argument
         sort_by=[feed.key, feed.event_time],
     )
     if arguments.clean_topic:
-        _ = clean | "SendClean" >> WriteUpsertsToKafka(
-            (feed.key,), feed.event_time, arguments.clean_topic, arguments.kafka
+        _ = clean | "SendClean" >> write_upserts(
+            arguments, arguments.clean_topic, (feed.key,), feed.event_time
         )
 
 
@@ -138,8 +162,9 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
         folder="processed/aggregates", time="window_start", sort_by=[feed.key, "window_start", *feed.per]
     )
     if arguments.aggregates_topic:
-        _ = panes.aggregates | "SendAggregates" >> WriteUpsertsToKafka(
-            (feed.key, *feed.per), "window_start", arguments.aggregates_topic, kafka
+        topic = arguments.aggregates_topic
+        _ = panes.aggregates | "SendAggregates" >> write_upserts(
+            arguments, topic, (feed.key, *feed.per), "window_start", aggregate_encoding(arguments, topic)
         )
     if feed.any_of:
         build_series(read.readings, arguments)

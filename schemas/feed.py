@@ -408,6 +408,11 @@ class Feed:
             ]
         )
 
+    @cached_property
+    def aggregate_message_schema(self) -> pa.Schema:
+        """A row of the aggregates as a message: plain text."""
+        return pa.schema([_with_plain_text(field) for field in self.aggregate_schema])
+
     def _aggregate_field(self, aggregate: Aggregate) -> pa.Field:
         of, function = self.field(aggregate.fields[0]), aggregate.function
         unit = aggregate.unit or of.unit

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.feed import WHERE_FROM, Feed
 from schemas.record import DEAD_LETTER
@@ -54,3 +55,23 @@ def _constant(value: str, rows: int) -> pa.DictionaryArray:
 def _without_line_endings(records: pa.RecordBatch) -> pa.BinaryArray:
     values = records["value"].to_pylist()
     return pa.array([value.removesuffix(b"\n").removesuffix(b"\r") for value in values], pa.binary())
+
+
+def to_headers(letters: pa.RecordBatch) -> list[list[tuple[str, bytes]]]:
+    """What a message with the original bytes says beside them: name and text of the other columns.
+
+    Of a column without values there is no header. Rules are separated by commas, times are ISO 8601 in UTC.
+    """
+    columns = {name: letters[name] for name in letters.schema.names if name != "value"}
+    texts = {name: _as_text(column) for name, column in columns.items() if column.null_count < len(column)}
+    return [list(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
+
+
+def _as_text(column: pa.Array) -> list[bytes]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    elif pa.types.is_list(column.type):
+        column = pc.binary_join(column, ",")
+    elif pa.types.is_timestamp(column.type):
+        column = pc.strftime(column, "%Y-%m-%dT%H:%M:%SZ")
+    return column.cast(pa.string()).cast(pa.binary()).to_pylist()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from schemas.avro import Schema, avro_schema
+from schemas.feed import Feed
+from transforms.avro_messages import encode_avro
+from transforms.dead_letters import to_headers
 from transforms.json_messages import iso_8601, to_json
 
 FLUSH_SECONDS = 120
@@ -23,10 +30,13 @@ PRODUCER = {
     "delivery.report.only.error": True,
 }
 
-Headers = list[tuple[str, str | bytes | None]]
+PLACE = ("partition", "position")
 
 silent = logging.getLogger(f"{__name__}.librdkafka")
 silent.setLevel(logging.CRITICAL)  # what matters of its log is raised
+
+
+Encode = Callable[[pa.RecordBatch], Sequence[bytes] | Sequence[str]]
 
 
 class _Send(beam.DoFn):
@@ -44,12 +54,12 @@ class _Send(beam.DoFn):
     def _note(self, error: KafkaError | None, message: Message) -> None:
         self.failed = error
 
-    def send(self, messages: Sequence[dict]) -> None:
-        """Hands messages over, waiting while librdkafka's queue is full."""
+    def send(self, messages: Sequence[dict], partition: int) -> None:
+        """Hands messages of one partition over, waiting while librdkafka's queue is full."""
         assert self.producer
         rest = list(messages)
         while rest:
-            self.producer.produce_batch(self.topic, rest, on_delivery=self._note)
+            self.producer.produce_batch(self.topic, rest, partition, on_delivery=self._note)
             errors = [(message, message.pop("_error")) for message in rest if "_error" in message]
             if other := [error for _, error in errors if error.code() != KafkaError._QUEUE_FULL]:
                 raise KafkaException(other[0])
@@ -64,34 +74,76 @@ class _Send(beam.DoFn):
 
 
 class _SendUpserts(_Send):
-    def __init__(self, rows: WriteUpsertsToKafka) -> None:
-        super().__init__(rows.topic, rows.configuration)
-        self.key, self.time = rows.key, rows.time
+    def __init__(self, sink: WriteUpsertsToKafka) -> None:
+        super().__init__(sink.topic, sink.configuration)
+        self.sink = sink
 
     def process(self, group: tuple[int, pa.RecordBatch]) -> None:
-        self.send(to_upserts(group[1], self.key, self.time))
+        sink, rows = self.sink, group[1]
+        upserts = to_upserts(rows, sink.encode(rows), sink.key, sink.time, sink.partitions)
+        for partition, messages in upserts.items():
+            self.send(messages, partition)
 
 
-def to_upserts(rows: pa.RecordBatch, key: Sequence[str], time: str) -> list[dict]:
-    """Rows as JSON messages. A message's key is made of the texts of the fields `key` and of the time, so
-    that compaction keeps the latest of the rows that replace each other.
+def to_upserts(
+    rows: pa.RecordBatch,
+    values: Sequence[bytes] | Sequence[str],
+    key: Sequence[str],
+    time: str,
+    partitions: int,
+) -> dict[int, list[dict]]:
+    """Rows and their values as messages -> the messages of each partition, with their keys.
+
+    A message's key is made of the texts of the fields `key` and of the time, so that compaction keeps the
+    latest of the rows that replace each other; by the sensor alone it would keep one window of each. The
+    partition is that of the first field alone: all windows of a sensor are in one, their revisions in order.
     """
-    texts = (rows[name].dictionary_decode() for name in key)
+    texts = [rows[name].dictionary_decode() for name in key]
     keys = pc.binary_join_element_wise(*texts, iso_8601(rows[time]), "|")
-    values = to_json(rows).to_pylist()
-    return [{"key": key, "value": value} for key, value in zip(keys.to_pylist(), values, strict=True)]
+    messages = defaultdict(list)
+    for first, whole, value in zip(texts[0].to_pylist(), keys.to_pylist(), values, strict=True):
+        messages[partition_of(first, partitions)].append({"key": whole, "value": value})
+    return messages
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: str, partitions: int) -> int:
+    """Where librdkafka's partitioner `consistent` puts that key."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def encode_as_json(rows: pa.RecordBatch) -> list[str]:
+    """A JSON object for each row."""
+    return to_json(rows).to_pylist()
+
+
+def aggregate_avro_schema(feed: Feed) -> Schema:
+    """The Avro schema of a row of the feed's aggregates."""
+    description = f"{feed.description} Aggregates by {feed.key} and window."
+    return avro_schema(feed, feed.aggregate_message_schema) | {
+        "name": f"{feed.name}_aggregate",
+        "doc": description,
+    }
+
+
+def encode_as_avro(aggregates: pa.RecordBatch, feed: Feed, schema_id: int) -> list[bytes]:
+    """Avro in Confluent's framing for each row, of `aggregate_avro_schema`."""
+    messages = aggregates.cast(feed.aggregate_message_schema)
+    return encode_avro(messages, aggregate_avro_schema(feed), schema_id).to_pylist()
 
 
 class _SendDeadLetters(_Send):
     def process(self, letters: pa.RecordBatch) -> None:
-        causes = letters.drop_columns(["value"]).to_pylist()
-        for value, cause in zip(letters["value"].to_pylist(), causes, strict=True):
-            key = f"{cause['source']}/{cause['partition']}/{cause['position']}"
-            headers: Headers = [(name, str(text)) for name, text in cause.items()]
+        """One after another: librdkafka takes headers with single messages only."""
+        assert self.producer
+        places = (letters["source"].dictionary_decode(), *(letters[name].cast(pa.string()) for name in PLACE))
+        keys = pc.binary_join_element_wise(*places, "/").to_pylist()
+        for value, key, headers in zip(letters["value"].to_pylist(), keys, to_headers(letters), strict=True):
             while not self._produced(value, key, headers):
                 pass
+        self.producer.poll(0)
 
-    def _produced(self, value: bytes | None, key: str, headers: Headers) -> bool:
+    def _produced(self, value: bytes | None, key: str, headers: list) -> bool:
         """Whether librdkafka's queue had room for the message."""
         assert self.producer
         try:
@@ -99,18 +151,22 @@ class _SendDeadLetters(_Send):
         except BufferError:
             self.producer.poll(0.1)
             return False
-        self.producer.poll(0)
         return True
 
 
 @dataclass
 class WriteUpsertsToKafka(beam.PTransform):
-    """(shard, rows) -> messages of the topic, JSON, upserts by the fields `key` and `time`."""
+    """(shard, rows) -> messages of a topic with so many partitions, upserts by the fields `key` and `time`.
+
+    `encode` makes a message's value of each row.
+    """
 
     key: tuple[str, ...]
     time: str
     topic: str
+    partitions: int
     configuration: Mapping[str, object]
+    encode: Encode = encode_as_json
 
     def expand(self, rows: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
         return rows | beam.ParDo(_SendUpserts(self))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.record import DEAD_LETTER
+from transforms.dead_letters import to_headers
 from transforms.errors import UserError
 from transforms.local_files import whole_file
 
 FLUSH_SECONDS = 0.2
-HEADERS = ("source", "position", "feed", "stage", "reason", "rules", "message", "failed_at")
 
 
 class DeadLetterFile:
@@ -67,11 +67,12 @@ class DeadLetterTopic:
 
     def write(self, letters: pa.RecordBatch) -> None:
         """Hands the dead letters over; waits while the queue is full."""
-        for row, (value, headers) in enumerate(_as_messages(letters)):
+        values = letters["value"].to_pylist()
+        for row, (value, headers) in enumerate(zip(values, to_headers(letters), strict=True)):
             report = _Report(self, letters.slice(row, 1))
             while True:
                 try:
-                    self._producer.produce(self.topic, value, headers=headers, on_delivery=report)
+                    self._producer.produce(self.topic, value, headers=list(headers), on_delivery=report)
                     break
                 except BufferError:
                     self._producer.poll(FLUSH_SECONDS)
@@ -92,10 +93,3 @@ class _Report:
     def __call__(self, error: KafkaError | None, _: Message | None) -> None:
         if error is not None:
             self._topic.file.write(self._letter)
-
-
-def _as_messages(letters: pa.RecordBatch) -> Iterator[tuple[bytes, dict[str, str | bytes | None]]]:
-    for letter in letters.to_pylist():
-        letter["rules"] = ",".join(letter["rules"])
-        letter["failed_at"] = letter["failed_at"].isoformat().replace("+00:00", "Z")
-        yield letter["value"], {name: str(letter[name]).encode() for name in HEADERS}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import fastavro
 import pyarrow.dataset
 import pytest
 from confluent_kafka import Producer
@@ -15,6 +18,7 @@ from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
 from schemas.traffic import TRAFFIC
 from tests.stream_jobs import START, job, lag, messages, raw_offsets, reading, rows, send, wait_for
+from transforms.kafka_sink import aggregate_avro_schema
 
 
 def table(output: Path, kind: str) -> pyarrow.Table:
@@ -162,12 +166,13 @@ def test_an_unusable_topic_is_one_line_and_status_2(arguments, kafka, tmp_path, 
     assert arguments[-1].partition("=")[0] in errors[0]
 
 
-def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
+def test_the_story_of_a_window_on_flink(kafka, schema_registry, new_topic, tmp_path):
     """On time, late but allowed, too late, a duplicate, a tombstone, a partition that is empty."""
     topic, events = new_topic(3), new_topic(1)
     dead = new_topic(1)
     output = tmp_path / "out"
     arguments = ["--topic", topic, "--aggregates_topic", events, "--dead_letter_topic", dead]
+    arguments += ["--aggregates_format=avro", f"--schema_registry={schema_registry.url}"]
     arguments += ["--allowed_lateness_seconds=600", "--out_of_orderness_seconds=30", "--idle_seconds=1"]
     with job(kafka, output, *arguments):
         on_time = [(0, reading("a", 0, 40)), (0, reading("a", 60, 60)), (0, reading("a", 60, 99)), (0, None)]
@@ -199,9 +204,10 @@ def test_the_story_of_a_window_on_flink(kafka, new_topic, tmp_path):
     ]
     assert ("a", 0, 3, 60.0, "late") in rows(output, "processed/aggregates", figures)
     assert raw_offsets(output) == [(0, 0), (0, 1), (0, 4), (0, 5), (0, 6), (1, 0), (1, 1), (1, 2)]
-    latest = {}
+    latest: dict[bytes, Any] = {}
+    schema = fastavro.parse_schema(aggregate_avro_schema(TRAFFIC))
     for key, value in messages(kafka, events):
-        latest[key] = json.loads(value)
+        latest[key] = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema)
     first = latest[b"a|2012-03-01T00:00:00Z"]
     assert (first["message_count"], first["pane"]) == (3, "late")
     assert sorted(key for key, _ in messages(kafka, dead)) == [
