@@ -1,11 +1,20 @@
 """What the READMEs say is so: their code runs, and their tables are the declarations'."""
 
+import argparse
 import re
+import zipfile
 from pathlib import Path
 
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.arguments import parse_arguments
+from runners.local.flink import CONFIGURATION
+from runners.local.jars import COORDINATES, fetch_jars
 from schemas.tables import tables
 from schemas.traffic import TRAFFIC
+from tests.services import require_maven
 
+FLINK_OPTIONS = "org/apache/beam/runners/flink/FlinkPipelineOptions.class"
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -27,3 +36,28 @@ def test_the_readmes_links_lead_somewhere():
         if ".venv" not in readme.parts:
             for target in re.findall(r"\]\(([^)#:]+)\)", readme.read_text()):
                 assert (readme.parent / target).exists(), f"{readme}: {target}"
+
+
+def options_of_flink_s_job_server() -> set[str]:
+    """It alone declares them: `getMaxBundleSize` is --max_bundle_size."""
+    _, artifact, version = COORDINATES["flink"][0].split(":")
+    with zipfile.ZipFile(fetch_jars("flink") / f"{artifact}-{version}.jar") as jar:
+        getters = re.findall(rb"get([A-Z]\w+)", jar.read(FLINK_OPTIONS))
+    return {re.sub(r"(?<!^)([A-Z])", r"_\1", name.decode()).lower() for name in getters}
+
+
+def test_the_options_that_the_page_on_scaling_names_exist():
+    require_maven()
+    page = (ROOT / "runners" / "README.md").read_text()
+    scaling = page[page.index("## Scaling") : page.index("## Prism")]
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    known = {flag.removeprefix("--") for flag in parsers[0]._option_string_actions}
+    known |= options_of_flink_s_job_server()
+    known |= {"flink-master", "s3_"}  # the job server's own; the group of options of S3
+    known |= vars(parse_arguments(TRAFFIC, ["--topic", "t"])).keys()
+    named = set(re.findall(r"--([a-z][a-z0-9_-]+)", scaling))
+    assert len(named) > 15
+    assert named <= known, named - known
+    settings = set(re.findall(r"taskmanager\.[\w.-]*\w", scaling))
+    assert settings <= set(CONFIGURATION), settings - set(CONFIGURATION)

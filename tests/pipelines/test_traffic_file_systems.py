@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from pipelines import compact, traffic
 from runners.local import HdfsCluster
 from tests.rows import accepted, micros
+from tests.stream_jobs import job, reading, send, wait_for
 from transforms.files import files_below
 from transforms.merged_files import MergePanes, _WritePanes
 
@@ -121,3 +122,33 @@ def test_files_are_compacted_there_and_brought_up_to_date_afterwards(elsewhere):
     assert len(files_below(root, "raw/*/*/*/*")) == 1
     left = (files_below(root, f".compacting/*/*/*/*/{each}") for each in ("claim", "*/*"))
     assert not set().union(*left)
+
+
+def table(root: str, kind: str) -> list[dict]:
+    """All rows of a kind of output, as a reader sees them now."""
+    paths = files_below(root, f"{kind}/year=*/month=*/day=*/*.parquet")
+    return [row for path in paths for row in pq.read_table(pa.BufferReader(read(path))).to_pylist()]
+
+
+def test_the_files_of_a_stream_grow_there(elsewhere, kafka, new_topic, tmp_path):
+    """On time, then one late: the file that holds the window is replaced, and its rows are there once."""
+    root, flags = elsewhere
+    root, topic = f"{root}/growing", new_topic(1)
+    FileSystems.set_options(PipelineOptions(flags))
+    arguments = ["--topic", topic, "--shards=1", "--out_of_orderness_seconds=30", "--output", root, *flags]
+    with job(kafka, tmp_path / "out", *arguments):
+        send(kafka, topic, [(0, reading("a", second, 40)) for second in (0, 60, 400, 401)])
+        wait_for(lambda: len(table(root, "raw")) == 2, "the first window is out")
+        send(kafka, topic, [(0, reading("a", 30, 70)), (0, b"{")])
+        send(kafka, topic, [(0, reading("a", second, 60)) for second in (900, 901)])
+        wait_for(lambda: len(table(root, "raw")) == 5, "the late row and the second window")
+        wait_for(lambda: len(table(root, "processed/aggregates")) == 2, "the aggregates of both")
+        wait_for(lambda: files_below(root, "dead_letters/*/*.parquet"), "the dead letter")
+    assert sorted(row["position"] for row in table(root, "raw")) == [0, 1, 2, 3, 4]
+    assert sorted(
+        (row["message_count"], row["avg_speed"], row["pane"]) for row in table(root, "processed/aggregates")
+    ) == [
+        (2, 40, "on time"),
+        (3, 50, "late"),
+    ]
+    assert len(files_below(root, "raw/*/*/*/*")) == 1
