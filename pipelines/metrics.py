@@ -57,7 +57,8 @@ class JobMetrics(Collector):
             counted = by_name(self.read())
             seen: dict[str, Mapping[Labels, float]] = {}
             for observe in self.observers:
-                seen.update(observe(counted))
+                for name, values in observe(counted).items():
+                    seen[name] = {**seen.get(name, {}), **values}
         for metric in METRICS:
             if metric.kind == "histogram":
                 yield self._histogram(metric, counted)
@@ -70,11 +71,10 @@ class JobMetrics(Collector):
             yield family
 
     def _values(self, metric: metrics.Metric, counted: Figures, seen: Figures) -> Mapping[Labels, float]:
-        if metric.of is None or metric.name in seen:
-            return seen.get(metric.name, {})
-        if metric.kind == "counter" and not metric.labels:
-            return {(): 0, **counted.get(metric.of, {})}
-        return {**self.zeros.get(metric.of, {}), **counted.get(metric.of, {})}
+        zeros = self.zeros.get(metric.of or "", {})
+        if metric.of and metric.kind == "counter" and not metric.labels:
+            zeros = {(): 0}
+        return {**zeros, **counted.get(metric.of or "", {}), **seen.get(metric.name, {})}
 
     def _histogram(self, metric: metrics.Metric, counted: Figures) -> Metric:
         assert metric.of

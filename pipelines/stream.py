@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines.arguments import Arguments
 from schemas.feed import Feed
+from transforms import counters
 from transforms.clean import CleanPanes, stretch_of
 from transforms.daily import AggregateDayPanes
 from transforms.decode import Decode
@@ -53,8 +54,10 @@ def decode_and_validate(
     records: pa.RecordBatch, now: int, feed: Feed, decode: Decode
 ) -> tuple[pa.RecordBatch, list[pa.RecordBatch]]:
     """Records of messages -> (accepted readings, batches of dead letters)."""
-    readings, malformed = decode.decode(records, now)
-    accepted, invalid = validate(readings, feed, now)
+    with counters.timed("decode"):
+        readings, malformed = decode.decode(records, now)
+    with counters.timed("validate"):
+        accepted, invalid = validate(readings, feed, now)
     return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
 
 

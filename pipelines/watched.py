@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import apache_beam as beam
 
 from pipelines.arguments import METRICS_PORT, Arguments
-from pipelines.metrics import JobMetrics
+from pipelines.flink_metrics import FlinkFigures
+from pipelines.metrics import Figures, JobMetrics
 from pipelines.metrics_server import served
+from runners.flink_job import FlinkJob
+from runners.savepoints import rest_url
 from transforms import decode_csv
 from transforms.counters import live
 from transforms.dead_letters import Failure
@@ -29,16 +32,46 @@ def watched(arguments: Arguments, pipeline: beam.Pipeline) -> Iterator[None]:
     port = METRICS_PORT if arguments.metrics_port is None and arguments.streaming else arguments.metrics_port
     with contextlib.ExitStack() as serving:
         if port:
-            metrics = JobMetrics(
-                arguments.feed, arguments.window_seconds, live.figures, known_reasons(arguments)
-            )
             try:
-                serving.enter_context(served(metrics, arguments.metrics_host, port))
+                serving.enter_context(served(_metrics(arguments, pipeline), arguments.metrics_host, port))
             except UserError as error:
                 if arguments.metrics_port is not None:
                     raise
                 log.warning("no metrics are served: %s", error)
         yield
+
+
+def _metrics(arguments: Arguments, pipeline: beam.Pipeline) -> JobMetrics:
+    read: Callable[[], Mapping[str, int]] = live.figures
+    observers: list[Callable[[Figures], Figures]] = []
+    if arguments.topics:
+        from pipelines.consumer_lag import ConsumerLag  # Kafka's packages are an extra
+        from transforms.partitions import find_topics
+
+        topics = find_topics(arguments.topics, arguments.kafka, arguments.start)
+        observers.append(ConsumerLag(topics, arguments.kafka, commits=arguments.streaming).observe)
+    if url := _flink(arguments, pipeline):
+        job = FlinkJob(url, pipeline.options.get_all_options()["job_name"])
+        flink = FlinkFigures(job)
+        read = flink.read
+        observers.append(flink.observe)
+    return JobMetrics(arguments.feed, arguments.window_seconds, read, known_reasons(arguments), observers)
+
+
+def _flink(arguments: Arguments, pipeline: beam.Pipeline) -> str | None:
+    """Where the job's Flink tells of it; None where that is not known, or it is no Flink.
+
+    Python workers in this process, as they are by default, can then be read without it.
+    """
+    if arguments.runner != "FlinkRunner":
+        return None
+    from runners.embedded_flink import embedded_rest_url  # the local services' packages are an extra
+    from runners.flink import EMBEDDED
+
+    options = pipeline.options.get_all_options()
+    return rest_url(options.get("flink_master") or EMBEDDED) or embedded_rest_url(
+        options.get("flink_conf_dir")
+    )
 
 
 def known_reasons(arguments: Arguments) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
+from runners.embedded_flink import embedded_configuration
 from runners.folders import state_folder
 from runners.local.errors import CannotStart
 from runners.local.jars import FLINK_VERSION, job_server_jar
@@ -49,6 +50,7 @@ class FlinkStreamingOptions(PipelineOptions):
         parser.add_argument("--state_backend")
         parser.add_argument("--state_backend_storage_path")
         parser.add_argument("--savepoint_path")
+        parser.add_argument("--flink_conf_dir")
 
 
 def flink_options(user_flags: list[str], *, streaming: bool) -> list[str]:
@@ -101,6 +103,8 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
             # A cluster elsewhere, and a job server started with a configuration, have a place of their own.
             checkpoints = state_folder() / "checkpoints"
             defaults += ["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints.as_uri()}"]
+        if address == EMBEDDED:
+            defaults.append(f"--flink_conf_dir={embedded_configuration()}")
     said = {_name(flag) for flag in user_flags}
     return [flag for flag in defaults if _name(flag) not in said]
 

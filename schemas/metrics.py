@@ -95,6 +95,7 @@ METRICS = (
         "topic",
         "partition",
     ),
+    _gauge("partition_end_offset", None, "The broker's end of the partition.", "topic", "partition"),
     _gauge(
         "watermark_timestamp_seconds",
         "watermark",

@@ -107,6 +107,9 @@ class _ReadToEnd(beam.DoFn):
         for batch in read_to_end(partition, self.configuration):
             read += batch.num_rows
             counters.add(read=batch.num_rows, bytes=batch["value"].total_values_length)
+            if batch.num_rows:
+                place = batch["position"][-1].as_py() + 1
+                counters.gauge("position", place, partition.topic, str(partition.number))
             yield batch
         yield beam.pvalue.TaggedOutput("accounts", Accounts(read=read))
 

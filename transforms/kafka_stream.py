@@ -30,6 +30,7 @@ from schemas.feed import Feed
 from transforms import counters
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.kafka_source import after, consume, to_records
+from transforms.latency import with_broker_time
 from transforms.partitions import (
     BROKER_SECONDS,
     FOREVER,
@@ -273,12 +274,16 @@ class _ReadForever(beam.DoFn):
             for letters in failures:
                 yield beam.pvalue.TaggedOutput("failures", letters)
             if readings.num_rows:
+                _, broker_time = messages[-1].timestamp()
+                readings = with_broker_time(readings, broker_time)
                 # Stamped with its earliest row: a later stamp would lose rows at the GroupByKey.
                 earliest = int(_times(readings, self.source.feed).min())
                 yield TimestampedValue(readings, Timestamp(micros=earliest))
         elif reader.idles(self.source.idle_seconds):
             progress = self._follow(progress, partition, reader.end)
         estimator.set_progress(progress)
+        if progress.watermark != NOTHING:
+            counters.gauge("watermark", progress.watermark, partition.topic, str(partition.number))
         reader.commit()
         self.readers.give_back(reader)
         tracker.defer_remainder(Duration(seconds=0 if messages else REST_SECONDS))
@@ -292,14 +297,19 @@ class _ReadForever(beam.DoFn):
         readings, failures = self.source.decode(records, now)
         times = _times(readings, feed)
         watermarks, progress = advance(progress, times, self.source.out_of_orderness * MICROS)
+        counters.newest_event(readings, feed)
         late = too_late(times, watermarks, self.source.window_seconds, self.source.lateness)
+        allowed = too_late(times, watermarks, self.source.window_seconds, 0) & ~late
         if late.any():
             rows = pc.is_in(records["position"], readings.filter(pa.array(late))["position"])
             closed = records.filter(rows)
             which = np.zeros(closed.num_rows, np.int32)
             failures = [*failures, to_dead_letters(closed, TOO_LATE, which, feed, "window", now)]
             readings = readings.filter(pa.array(~late))
-        counters.add(read=records.num_rows, too_late=int(late.sum()))
+        for letters in failures:
+            counters.add_dead_letters(letters)
+        counters.add(read=records.num_rows, bytes=records["value"].total_values_length)
+        counters.add_to("late", {("allowed",): int(allowed.sum()), ("too_late",): int(late.sum())})
         return readings, failures, progress
 
     def _follow(self, progress: Progress, partition: Partition, end: int | None) -> Progress:

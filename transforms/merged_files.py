@@ -58,7 +58,8 @@ def rewrite(
     """Brings the file up to date, see `replace_rows`, and sorts it. UserError when it cannot be written."""
     table = replace_rows(read_parquet(path), parts, units, unit)
     if table.num_rows:
-        publish(path, sorted_parquet(table, sort_by))
+        size = publish(path, sorted_parquet(table, sort_by))
+        counters.add(files_written=1, bytes_written=size)
 
 
 def bring_up_to_date(root: str, folder: str, name: str, update: Callable[[str], None]) -> None:
@@ -103,8 +104,8 @@ class _WritePanes(beam.DoFn):
                 unit=self._window_of,
                 sort_by=self.files.sort_by,
             )
-            bring_up_to_date(self.files.root, folder, file, update)
-            counters.add(files_written=1)
+            with counters.timed("write"):
+                bring_up_to_date(self.files.root, folder, file, update)
         self.pending.clear()
 
     def _window_of(self, table: pa.Table) -> pa.Array:

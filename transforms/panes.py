@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.utils.windowed_value import PaneInfoTiming
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 
 from schemas.feed import Feed
 from transforms import counters
 from transforms.aggregate import aggregate
 from transforms.batches import concatenate
 from transforms.deduplicate import deduplicate
+from transforms.latency import observe_latency
+from transforms.pane_counts import PaneCounts
 
 TIMINGS = {
     PaneInfoTiming.EARLY: "early",
@@ -23,26 +27,47 @@ TIMINGS = {
 }
 
 
+pane_counts = PaneCounts()
+
+
 class _SummarizePane(beam.DoFn):
     def __init__(self, feed: Feed, window_seconds: int, zero_is_missing: bool) -> None:
         self.feed, self.window_seconds, self.zero_is_missing = feed, window_seconds, zero_is_missing
+        self.run = uuid.uuid4().hex
 
     def process(
-        self, group: tuple[int, Iterable[pa.RecordBatch]], pane=beam.DoFn.PaneInfoParam
+        self,
+        group: tuple[int, Iterable[pa.RecordBatch]],
+        window=beam.DoFn.WindowParam,
+        pane=beam.DoFn.PaneInfoParam,
     ) -> Iterable[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
         shard, batches = group[0], list(group[1])
         if not batches:  # every window ends with an empty pane, which must not replace the last full one
             return
-        readings, _ = deduplicate(concatenate(batches), self.feed)
+        with counters.timed("deduplicate"):
+            readings, duplicates = deduplicate(concatenate(batches), self.feed)
+        readings = readings.replace_schema_metadata(None)
         timing = TIMINGS[pane.timing]
-        counters.add(**{f"panes_{timing.replace(' ', '_')}": 1})
-        figures = aggregate(
-            readings, self.feed, self.window_seconds, self.zero_is_missing, pane.index, timing
-        )
+        with counters.timed("aggregate"):
+            figures = aggregate(
+                readings, self.feed, self.window_seconds, self.zero_is_missing, pane.index, timing
+            )
+        self._count((self.run, shard, window.start), pane, readings.num_rows, duplicates)
+        if timing == "on time":
+            counters.add(windows=1)
+            counters.sensors_reporting(figures, shard)
+        observe_latency(batches, readings[self.feed.event_time])
         yield beam.pvalue.TaggedOutput("aggregates", (shard, figures))
         if timing != "early":
             yield shard, readings
             yield beam.pvalue.TaggedOutput("final_aggregates", (shard, figures))
+
+    def _count(
+        self, window: tuple[str, int, Timestamp], pane: PaneInfo, readings: int, duplicates: int
+    ) -> None:
+        accepted, repeated = pane_counts.added(window, pane.is_first, readings, duplicates)
+        counters.add(accepted=accepted, duplicates=repeated)
+        counters.add_to("panes", {(TIMINGS[pane.timing].replace(" ", "_"),): 1})
 
 
 @dataclass

@@ -51,6 +51,7 @@ CONFIGURATION = {
     "state.checkpoints.num-retained": "2",
     # A cancelled or failed job can be taken up again: --savepoint_path=file://…/chk-N
     "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+    "metrics.fetcher.update-interval": "1000",
     "heartbeat.interval": "2000",
     "heartbeat.timeout": "10000",
     "pekko.ask.timeout": "30s",
@@ -104,7 +105,8 @@ class FlinkCluster(Service):
 
     @property
     def flags(self) -> list[str]:
-        submit = ["--runner=FlinkRunner", f"--job_endpoint={self.job_endpoint}"]
+        master = self.rest_url.removeprefix("http://")
+        submit = ["--runner=FlinkRunner", f"--job_endpoint={self.job_endpoint}", f"--flink_master={master}"]
         if self._worker_pool:
             workers = f"{LOOPBACK}:{self.ports['workers']}"
             return [*submit, "--environment_type=EXTERNAL", f"--environment_config={workers}"]
