@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import requests
@@ -12,6 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.metrics import PREFIX
 
+MONITORING = Path(__file__).parents[1] / "runners" / "monitoring"
+DASHBOARD = MONITORING / "grafana" / "dashboards" / "sensor-feeds.json"
 MISSING = "Prometheus is needed: apt-get install --no-install-recommends prometheus"
 
 
@@ -58,3 +63,20 @@ def promtool(*arguments: str, stdin: str = "") -> str:
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return answer.stdout
+
+
+def dashboard_queries() -> list[str]:
+    """The queries of all panels and annotations, as Grafana sends them."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    targets = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    targets += [each["expr"] for each in dashboard["annotations"]["list"]]
+    return [target.replace("$feed", ".*").replace("$__rate_interval", "1m") for target in targets]
+
+
+def names_in(text: str) -> set[str]:
+    """The names of our series in a query or a file of rules."""
+    return set(re.findall(rf"\b{PREFIX}\w+", text))
+
+
+def alerts_of(rules: str) -> set[str]:
+    return set(re.findall(r"- alert: (\w+)", rules))

@@ -146,6 +146,12 @@ def newest_event(readings: pa.RecordBatch, feed: Feed) -> None:
         gauge("newest_event", pc.max(readings[feed.event_time]).value)
 
 
+def measured(readings: pa.RecordBatch, feed: Feed) -> None:
+    """Counts the values that accepted readings should have, and those that they have; see `Clean`."""
+    columns = [readings[name] for name in feed.any_of]
+    add(measured=sum(map(len, columns)), usable=sum(len(each) - each.null_count for each in columns))
+
+
 def sensors_reporting(aggregates: pa.RecordBatch, shard: int = 0) -> None:
     """Notes how many sensors the newest window of the aggregates has.
 

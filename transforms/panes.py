@@ -46,7 +46,6 @@ class _SummarizePane(beam.DoFn):
             return
         with counters.timed("deduplicate"):
             readings, duplicates = deduplicate(concatenate(batches), self.feed)
-        readings = readings.replace_schema_metadata(None)
         timing = TIMINGS[pane.timing]
         with counters.timed("aggregate"):
             figures = aggregate(
@@ -56,6 +55,7 @@ class _SummarizePane(beam.DoFn):
         if timing == "on time":
             counters.add(windows=1)
             counters.sensors_reporting(figures, shard)
+            counters.measured(readings, self.feed)
         observe_latency(batches, readings[self.feed.event_time])
         yield beam.pvalue.TaggedOutput("aggregates", (shard, figures))
         if timing != "early":
