@@ -38,7 +38,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["pipelines*", "transforms*", "schemas*", "runners*"]),
-    package_data={"schemas": ["avro/*.avsc"]},
+    package_data={
+        "schemas": ["avro/*.avsc"],
+        "runners": ["monitoring/*.yml", "monitoring/grafana/**/*.yml", "monitoring/grafana/**/*.json"],
+    },
     install_requires=[
         "apache-beam>=2.77,<2.80",
         "numpy>=2,<3",

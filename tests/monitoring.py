@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemas.metrics import PREFIX
 
 MONITORING = Path(__file__).parents[1] / "runners" / "monitoring"
+ALERTS = MONITORING / "alerts.yml"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "sensor-feeds.json"
 MISSING = "Prometheus is needed: apt-get install --no-install-recommends prometheus"
 

@@ -10,8 +10,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.arguments import parse_arguments
 from runners.local.flink import CONFIGURATION
 from runners.local.jars import COORDINATES, fetch_jars
-from schemas.tables import tables
+from schemas.tables import metrics, tables
 from schemas.traffic import TRAFFIC
+from tests.monitoring import ALERTS, alerts_of
 from tests.services import require_maven
 
 FLINK_OPTIONS = "org/apache/beam/runners/flink/FlinkPipelineOptions.class"
@@ -29,6 +30,12 @@ def test_the_readme_s_transform_passes_the_readme_s_test():
 def test_the_readme_s_tables_are_the_declaration_s():
     for table in tables(TRAFFIC):
         assert table in README
+
+
+def test_the_runners_page_has_the_metrics_and_alerts_that_there_are():
+    page = (ROOT / "runners" / "README.md").read_text()
+    assert metrics() in page
+    assert set(re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE)) == alerts_of(ALERTS.read_text())
 
 
 def test_the_readmes_links_lead_somewhere():

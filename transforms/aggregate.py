@@ -259,5 +259,5 @@ class AggregateWindows(beam.PTransform):
     def _aggregate(self, start: int, readings: pa.RecordBatch) -> tuple[int, pa.RecordBatch]:
         with counters.timed("aggregate"):
             aggregates = aggregate(readings, self.feed, self.window_seconds, self.zero_is_missing)
-        counters.sensors_reporting(aggregates)
+        counters.sensors_reporting(aggregates, self.feed.key)
         return start, aggregates

@@ -146,14 +146,8 @@ def newest_event(readings: pa.RecordBatch, feed: Feed) -> None:
         gauge("newest_event", pc.max(readings[feed.event_time]).value)
 
 
-def measured(readings: pa.RecordBatch, feed: Feed) -> None:
-    """Counts the values that accepted readings should have, and those that they have; see `Clean`."""
-    columns = [readings[name] for name in feed.any_of]
-    add(measured=sum(map(len, columns)), usable=sum(len(each) - each.null_count for each in columns))
-
-
-def sensors_reporting(aggregates: pa.RecordBatch, shard: int = 0) -> None:
-    """Notes how many sensors the newest window of the aggregates has.
+def sensors_reporting(aggregates: pa.RecordBatch, key: str, shard: int = 0) -> None:
+    """Notes how many sensors the newest window of the aggregates has; `key` is their column.
 
     Window and number are one figure, so that they cannot come apart on their way through a runner: the
     window's start in seconds, shifted, and the number.
@@ -161,7 +155,7 @@ def sensors_reporting(aggregates: pa.RecordBatch, shard: int = 0) -> None:
     if aggregates.num_rows:
         starts = aggregates["window_start"]
         newest = pc.max(starts)
-        sensors = pc.sum(pc.equal(starts, newest)).as_py()
+        sensors = len(aggregates.filter(pc.equal(starts, newest))[key].unique())
         gauge("sensors", (newest.value // MICROS << SENSOR_BITS) + sensors, str(shard))
 
 

@@ -54,8 +54,7 @@ class _SummarizePane(beam.DoFn):
         self._count((self.run, shard, window.start), pane, readings.num_rows, duplicates)
         if timing == "on time":
             counters.add(windows=1)
-            counters.sensors_reporting(figures, shard)
-            counters.measured(readings, self.feed)
+            counters.sensors_reporting(figures, self.feed.key, shard)
         observe_latency(batches, readings[self.feed.event_time])
         yield beam.pvalue.TaggedOutput("aggregates", (shard, figures))
         if timing != "early":

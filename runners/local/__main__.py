@@ -15,6 +15,7 @@ from runners.local.errors import CannotStart
 from runners.local.flink import FlinkCluster
 from runners.local.hdfs import HdfsCluster
 from runners.local.kafka import KafkaBroker
+from runners.local.prometheus import Prometheus
 from runners.local.registry import SchemaRegistry
 from runners.local.service import Service
 
@@ -28,6 +29,7 @@ SERVICES: dict[str, Callable[[argparse.Namespace], Service]] = {
     ),
     "registry": lambda asked: SchemaRegistry(asked.data / "registry", port=asked.registry_port),
     "hdfs": lambda asked: HdfsCluster(asked.data / "hdfs", port=asked.hdfs_port),
+    "prometheus": lambda asked: Prometheus(asked.data / "prometheus", port=asked.prometheus_port),
 }
 USUAL = ("kafka", "flink")
 

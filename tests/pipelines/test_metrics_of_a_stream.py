@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shutil
+from collections.abc import Callable
+
+import pytest
+
 from runners.local.ports import free_ports
-from tests.monitoring import Samples, promtool, scrape
-from tests.stream_jobs import job_on_cluster, reading, rows, send, wait_for
+from runners.local.prometheus import Prometheus
+from tests.monitoring import ALERTS, MISSING, Samples, dashboard_queries, promtool, scrape
+from tests.stream_jobs import job, job_on_cluster, reading, rows, send, wait_for
 
 BAD = [b"{", b"[]", b'{"sensor_id": "a", "timestamp": 1330560000000, "speed_mph": 999}'] * 20
 
@@ -82,3 +90,65 @@ def test_the_counters_of_a_stream_are_what_was_written_and_outlive_its_workers(
     assert all(each.samples for each in seen), "the endpoint answers all the while"
     totals = [each.total("records_read_total") for each in seen]
     assert totals == sorted(totals)
+
+
+# A minute of the rules is this many seconds here.
+MINUTE = 3
+
+
+@pytest.fixture
+def watched(kafka, new_topic, tmp_path):
+    """(topic, port of the metrics, Prometheus): a stream of four partitions on a Flink of its own."""
+    if shutil.which("prometheus") is None:
+        pytest.skip(MISSING)
+    topic, output = new_topic(4), tmp_path / "out"
+    port = next(free_ports())
+    rules = tmp_path / "alerts.yml"
+    rules.write_text(re.sub(r"\b(\d+)m\b", lambda found: f"{int(found[1]) * MINUTE}s", ALERTS.read_text()))
+    arguments = ["--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"]
+    with (
+        Prometheus(
+            tmp_path / "prometheus", targets=[f"127.0.0.1:{port}"], rules=rules, scrape_seconds=3
+        ) as prometheus,
+        job(kafka, output, *arguments, f"--metrics_port={port}"),
+    ):
+        yield topic, port, prometheus
+
+
+def test_alerts_fire_and_clear_and_the_dashboard_s_queries_have_answers(watched, kafka):
+    """A burst of bad messages, a partition that falls silent, a broker stopped and started."""
+    topic, port, prometheus = watched
+
+    def firing() -> set[str]:
+        return {each["metric"]["alertname"] for each in prometheus.query('ALERTS{alertstate="firing"}')}
+
+    second = itertools.count()
+
+    def flow(partitions: range) -> None:
+        """Some seconds of readings, and all of them read."""
+        time = next(second) * 20
+        send(kafka, topic, [(p, reading(f"s{p}", time + t)) for t in range(20) for p in partitions])
+
+    def flow_until(condition: Callable[[], object], what: str, partitions: range = range(4)) -> None:
+        def flows() -> object:
+            flow(partitions)
+            return condition()
+
+        wait_for(flows, what, 180)
+
+    flow_until(lambda: counted(port).total("records_read_total") > 0, "the first readings are read")
+    flow_until(lambda: not firing(), "all is well")
+    send(kafka, topic, [(n % 4, b"{") for n in range(5_000)])
+    flow_until(lambda: firing() >= {"DeadLetterBurst"}, "a burst of bad messages is told of")
+    flow_until(lambda: "DeadLetterBurst" not in firing(), "the burst is over")
+    flow_until(lambda: "PartitionIdle" in firing(), "a silent partition is told of", range(3))
+    flow_until(lambda: "PartitionIdle" not in firing(), "it is heard again")
+
+    unanswered = [query for query in dashboard_queries() if not prometheus.query(query)]
+    assert [query for query in unanswered if not re.search("values_total|quality|unhealthy|> 0", query)] == []
+
+    kafka.stop()
+    wait_for(lambda: firing() >= {"BrokerUnreachable"}, "a broker that is gone is told of", 120)
+    kafka.start()
+    wait_for(lambda: "BrokerUnreachable" not in firing(), "it is back", 120)
+    assert prometheus.query('resets({__name__="stream_processor_records_read_total"}[10m]) > 0') == []

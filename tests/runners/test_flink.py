@@ -16,6 +16,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from runners import flink
+from runners.embedded_flink import embedded_configuration, embedded_rest_url
 from runners.local import FlinkCluster, KafkaBroker
 from runners.local.waiting import wait_until
 from runners.options import UnusableRunner, pipeline_options
@@ -31,6 +32,8 @@ beam_threads_die_with_the_job = pytest.mark.filterwarnings(
 def fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flink, "job_server_jar", lambda: Path("server.jar"))
     monkeypatch.setattr(flink, "find_java", lambda: Path("java"))
+    folder = embedded_configuration()
+    monkeypatch.setattr(flink, "embedded_configuration", lambda: folder)
 
 
 def value(flags: list[str], name: str) -> str | None:
@@ -48,6 +51,7 @@ def test_nothing_said_means_flink_inside_the_job_server() -> None:
     assert value(flags, "--environment_type") == "LOOPBACK"
     assert value(flags, "--parallelism") == "2"
     assert "--streaming" not in flags
+    assert value(flags, "--flink_conf_dir") is None
 
 
 @pytest.mark.usefixtures("fetched")
@@ -56,6 +60,7 @@ def test_a_stream_gets_checkpoints_that_outlive_it() -> None:
     assert {"--streaming", *flink.STREAMING} <= set(flags)
     assert value(flags, "--state_backend") == "filesystem"
     assert str(value(flags, "--state_backend_storage_path")).startswith("file:///")
+    assert str(embedded_rest_url(value(flags, "--flink_conf_dir"))).startswith("http://127.0.0.1:")
 
 
 @pytest.mark.usefixtures("fetched")
