@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.parser import OneLineParser
-from schemas.feed import Feed
+from schemas.feed import WHERE_FROM, Feed
 from schemas.feeds import FEEDS
 from transforms.compaction import Withdrawn, compact, stretch_of, sweep
 from transforms.errors import UserError
@@ -70,9 +70,10 @@ def compact_output(output: str, feed: Feed, lateness: timedelta) -> Iterator[str
     reached = [stretch for files in aggregates.values() for stretch in files if "T" in stretch]
     raw = _folders(output, f"raw/{DAYS}/{pattern}")
     letters = _folders(output, f"{DEAD_LETTERS}/{feed.name}-*/{pattern}")
+    place = [field.name for field in WHERE_FROM]  # readings that differ in it alone are two all the same
     for folders, closed, sort_by in (
-        (raw, closed_days(raw, reached, lateness), [feed.key, feed.event_time]),
-        (aggregates, closed_days(aggregates, reached, lateness), [feed.key, "window_start"]),
+        (raw, closed_days(raw, reached, lateness), [feed.key, feed.event_time, *place]),
+        (aggregates, closed_days(aggregates, reached, lateness), [feed.key, "window_start", *feed.per]),
         (letters, closed_series(letters), ["position"]),
     ):
         for folder in sorted(folders):

@@ -6,9 +6,11 @@ Not checked here: that the images exist and hold what their documentation says, 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,19 @@ import compose_spec
 import pytest
 import yaml
 from apache_beam.options.pipeline_options import PipelineOptions
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from pipelines.arguments import parse_arguments
 from pipelines.replay.topics import PARTITIONS
 from runners.local.flink import CONFIGURATION
 from runners.local.jars import COORDINATES, FLINK_VERSION
 from runners.local.kafka import CLUSTER_ID, PROPERTIES
+from runners.local.ports import free_ports
+from runners.local.program import JavaProgram
+from runners.local.waiting import wait_until
 from schemas.traffic import TRAFFIC
+from tests.services import require_maven
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -179,3 +187,56 @@ def test_the_job_s_options_are_options_and_name_the_services():
     assert SERVICES["workers"]["network_mode"] == "service:taskmanager"
     assert job.output == SERVICES["job"]["volumes"][0].split(":")[1]
     assert SERVICES["job"]["volumes"] == SERVICES["workers"]["volumes"]
+
+
+@pytest.fixture
+def broker_of_the_container(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The local Kafka with the container's settings; (its address for this machine, that for containers)."""
+    require_maven()
+    ports = [str(port) for port in itertools.islice(free_ports(), 3)]
+    environment = {name: str(value) for name, value in SERVICES["kafka"]["environment"].items()}
+    for old, port in zip(("9092", "29092", "9093"), ports, strict=True):
+        environment = {name: re.sub(rf"\b{old}\b", port, value) for name, value in environment.items()}
+    environment["KAFKA_LOG_DIRS"] = str(tmp_path / "data")
+    places = re.compile(r"//(kafka|0\.0\.0\.0)\b")
+    lines = [
+        f"{name.removeprefix('KAFKA_').lower().replace('_', '.')}={places.sub('//127.0.0.1', value)}\n"
+        for name, value in environment.items()
+        if name not in ("CLUSTER_ID", "KAFKA_HEAP_OPTS")
+    ]
+    (tmp_path / "server.properties").write_text("".join(lines))
+    file = str(tmp_path / "server.properties")
+    identity = ("--cluster-id", environment["CLUSTER_ID"], "--config", file)
+    subprocess.run(kafka_command("kafka.tools.StorageTool", "format", *identity), check=True)
+    addresses = (f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
+    with (tmp_path / "broker.log").open("w") as log:
+        broker = subprocess.Popen(kafka_command("kafka.Kafka", file), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            assert wait_until(lambda: all(map(brokers, addresses)), within=60)
+            yield addresses
+        finally:
+            broker.kill()
+            broker.wait()
+
+
+def kafka_command(main: str, *arguments: str) -> list[str]:
+    return JavaProgram(name="", jars="kafka", main=main, arguments=arguments, ready=bool).command()
+
+
+def brokers(address: str) -> list[str]:
+    """Where those who find Kafka at that address are told to go on."""
+    try:
+        found = AdminClient({"bootstrap.servers": address, "log_level": 0}).list_topics(timeout=2).brokers
+    except KafkaException:
+        return []
+    return [f"{broker.host}:{broker.port}" for broker in found.values()]
+
+
+def test_the_container_s_settings_start_a_broker(broker_of_the_container):
+    """Each listener sends clients back to itself; a topic that is only named does not come to be."""
+    here, among_containers = broker_of_the_container
+    assert brokers(here) == [here]
+    assert brokers(among_containers) == [among_containers]
+    admin = AdminClient({"bootstrap.servers": here})
+    assert admin.list_topics("no-such-topic", timeout=10).topics["no-such-topic"].error
+    assert not admin.list_topics(timeout=10).topics

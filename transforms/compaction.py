@@ -86,6 +86,7 @@ def sweep(root: str, folders: str) -> None:
 def compact(root: str, folder: str, pattern: str, sort_by: Sequence[str]) -> tuple[int, int]:
     """Merges the parts in the folder whose names match; returns how many files there were and are.
 
+    `sort_by` names columns that together tell any two rows apart.
     A part whose compacted file is there already is left over from a compaction that was killed: it goes when
     its rows are all in that file, and stays when not, for then a job is about to write them again. Withdrawn
     when a job writes to the folder meanwhile. UserError when something cannot be written.
