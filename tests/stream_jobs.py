@@ -96,9 +96,14 @@ def job_on_cluster(
     where = [f"--job_endpoint={cluster.job_endpoint}", "--environment_type=LOOPBACK"]
     with job(kafka, output, *arguments, *where):
         yield
-        for each in running(cluster):
-            requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
-        wait_for(lambda: not running(cluster), "the job is cancelled")
+        cancel(cluster)
+
+
+def cancel(cluster: FlinkCluster) -> None:
+    """Cancels the cluster's jobs, and waits until they are."""
+    for each in running(cluster):
+        requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
+    wait_for(lambda: not running(cluster), "the job is cancelled")
 
 
 def running(cluster: FlinkCluster) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import pyarrow.dataset
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipelines.air_quality import main
-from runners.local import KafkaBroker
+from runners.local import FlinkCluster, KafkaBroker
 from schemas.air_quality import AIR_QUALITY
 from tests.pipelines.test_air_quality import UCI, uci_file
-from tests.stream_jobs import job, rows, wait_for
+from tests.stream_jobs import cancel, job, rows, wait_for
 from transforms.batches import concatenate
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
@@ -81,30 +82,42 @@ def upserts(kafka: KafkaBroker, topic: str) -> dict[bytes, dict]:
 
 @uci_file
 def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
-    kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
+    flink_cluster: FlinkCluster, kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Shuffled within an hour; hourly readings are then displaced by one."""
+    """Shuffled within an hour, so that neighbours change places; stopped by SIGTERM on the way, and resumed."""
     assert main([f"--input={UCI}", f"--train={UCI}", f"--output={tmp_path}/batch"]) == 0
     topic, clean_topic = new_topic(1), new_topic(1)
     messages = uci_messages()
     times = messages["timestamp"].cast(pa.int64()).to_numpy()
     order = np.argsort(times + np.random.default_rng(1).uniform(0, 1.5 * HOUR, len(times)))
     assert (np.diff(times[order]) < 0).sum() > 500
-    send(kafka, topic, messages.take(pa.array(order)))
-    send(kafka, topic, later(messages))
+    shuffled, half = messages.take(pa.array(order)), len(order) // 2
+    send(kafka, topic, shuffled.slice(0, half))
     options = [
         f"--topic={topic}",
         f"--clean_topic={clean_topic}",
         "--clean_seconds=21600",
         "--idle_seconds=1",
     ]
+    options.append("--environment_type=LOOPBACK")
+    options.append(f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}")
     output = tmp_path / "stream"
-    with job(kafka, output, *options, feed="air_quality"):
+    with job(kafka, output, *options, feed="air_quality") as first:
+        wait_for((output / "processed" / "clean" / "year=2004" / "month=06").exists, "a part is clean", 180)
+        first.terminate()
+        assert first.wait(120) == 128 + signal.SIGTERM
+    (said,) = [
+        line for line in (tmp_path / "stream.log").read_text().splitlines() if "savepoint_path=" in line
+    ]
+    send(kafka, topic, shuffled.slice(half))
+    send(kafka, topic, later(messages))
+    with job(kafka, output, *options, said.rpartition(" ")[2], feed="air_quality"):
         expected = written(tmp_path / "batch", "clean")
         for kind, number in (("clean", len(expected)), ("daily", len(written(tmp_path / "batch", "daily")))):
             last = output / "processed" / kind / "year=2005" / "month=04" / "day=04"
             wait_for(last.exists, f"the last day of {kind}", 300)
             wait_for(lambda: len(rows(output, f"processed/{kind}", "1")) >= number, f"all of {kind}")  # noqa: B023
+        cancel(flink_cluster)
     assert written(output, "clean").equals(expected)
     assert written(output, "daily").equals(written(tmp_path / "batch", "daily"))
     sent = {key: value for key, value in upserts(kafka, clean_topic).items() if key.startswith(b"uci|")}
@@ -112,3 +125,48 @@ def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
     assert [sent[key]["qa_missing_fields"] for key in sorted(sent)] == expected[
         "qa_missing_fields"
     ].to_pylist()
+
+
+def test_messages_of_an_aborted_transaction_are_not_read(
+    kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = new_topic(1)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topic})
+    producer.init_transactions(30)
+    for hour, commits in ((10, True), (11, False), (12, True)):
+        producer.begin_transaction()
+        message = {"station": "a", "timestamp": f"2004-03-10T{hour}:00:00Z", "benzene_ug_m3": 9.0}
+        producer.produce(topic, json.dumps(message))
+        producer.flush(30)
+        if commits:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+    arguments = [f"--topic={topic}", f"--bootstrap_servers={kafka.bootstrap_servers}"]
+    assert main([*arguments, f"--output={tmp_path}"]) == 0
+    assert rows(tmp_path, "raw", "hour(timestamp at time zone 'UTC')") == [(10,), (12,)]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["read"], summary["accepted"], summary["balanced"]) == (2, 2, True)
+
+
+def test_what_is_not_a_reading_in_a_topic_is_a_dead_letter_with_its_bytes(
+    kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = new_topic(1)
+    values = {
+        b'{"station":"a","timestamp":"2004-03-10T10:00:00Z","benzene_ug_m3":9.0}': None,
+        b'{"station":"a","timestamp":"10/03/2004 later","benzene_ug_m3":9.0}': "undated",
+        b'{"station":"a","benzene_ug_m3":9.0}': "undated",
+        b'{"station":"a","timestamp":"2004-03-10T11:00:00Z","benzene_ug_m3":-200}': "nothing_usable",
+        b"{": "not_json",
+    }
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    for value in values:
+        producer.produce(topic, value)
+    assert producer.flush(30) == 0
+    arguments = [f"--topic={topic}", f"--bootstrap_servers={kafka.bootstrap_servers}"]
+    assert main([*arguments, f"--output={tmp_path}"]) == 0
+    letters = rows(tmp_path, "dead_letters", "reason, value")
+    assert {value: reason for reason, value in letters} == {
+        value: reason for value, reason in values.items() if reason
+    }
