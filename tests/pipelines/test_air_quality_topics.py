@@ -84,7 +84,7 @@ def upserts(kafka: KafkaBroker, topic: str) -> dict[bytes, dict]:
 def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
     flink_cluster: FlinkCluster, kafka: KafkaBroker, new_topic: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Shuffled within an hour, so that neighbours change places; stopped by SIGTERM on the way, and resumed."""
+    """Shuffled within an hour, so that neighbours change places; stopped by SIGTERM and resumed."""
     assert main([f"--input={UCI}", f"--train={UCI}", f"--output={tmp_path}/batch"]) == 0
     topic, clean_topic = new_topic(1), new_topic(1)
     messages = uci_messages()
