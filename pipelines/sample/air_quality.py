@@ -1,4 +1,6 @@
-"""Simulated hours of a street's air, in the format of the UCI file: one station, a row for every hour.
+"""Simulated hours of the air in streets, in the format of the UCI file: a row for every hour and station.
+
+The file of more than one station has a further column, `station`.
 
 Nothing here was measured. The numbers agree with each other by a simple model:
 
@@ -28,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from pipelines.sample.air_quality_faults import AIR_QUALITY_FAULTS, COLUMNS, VALUES
+from pipelines.sample.air_quality_faults import AIR_QUALITY_FAULTS, VALUES
 from pipelines.sample.faults import Plantings
 from transforms.local_files import whole_file
 
@@ -37,6 +39,7 @@ Floats = NDArray[np.floating[Any]]
 HOURS = 24
 EMPTY_ROWS = 114
 """So many rows of delimiters alone end the file, as they end UCI's."""
+LINE_END = b"\r\n"
 MISSING = -200.0
 SERVICE_HOUR, HYDROCARBON_HOURS = 4, 6 * 7 * HOURS
 OUTAGE_SHARE, OUTAGE_HOURS = 0.01, 8
@@ -50,9 +53,9 @@ SUNDAY_TRAFFIC = 0.6
 DECIMALS = {"CO(GT)": 1, "C6H6(GT)": 1, "T": 1, "RH": 1, "AH": 4}
 
 
-def simulate(start: date, days: int, seed: int) -> dict[str, Floats]:
-    """The values of each hour under the columns of the file, NaN where there is none."""
-    random = np.random.default_rng([seed, 0])
+def simulate(start: date, days: int, seed: int, station: int = 0) -> dict[str, Floats]:
+    """A station's values of each hour under the columns of the file, NaN where there is none."""
+    random = np.random.default_rng([seed, 0, station])
     hour = np.arange(days * HOURS)
     clock = hour % HOURS
     day_of_year = (start.timetuple().tm_yday + hour / HOURS) / 365.25
@@ -113,15 +116,20 @@ def _outages(hours: int, random: np.random.Generator) -> NDArray[np.bool_]:
     return np.convolve(begins, np.ones(OUTAGE_HOURS))[:hours] > 0
 
 
-def table(start: date, days: int, seed: int) -> pa.Table:
-    """The hours as the file has them: text, with a decimal comma."""
-    times = np.datetime64(start, "s") + np.arange(days * HOURS) * np.timedelta64(3600, "s")
-    times = pa.array(times)
-    values = simulate(start, days, seed)
-    columns = [pc.strftime(times, "%d/%m/%Y"), pc.replace_substring(pc.strftime(times, "%H:%M:%S"), ":", ".")]
-    columns += [_text(values[name], DECIMALS.get(name, 0)) for name in VALUES]
-    empty = pa.repeat("", len(times))
-    return pa.Table.from_arrays([*columns, empty, empty], names=list(COLUMNS))
+def day_table(day: date, values: dict[str, Floats]) -> pa.Table:
+    """A day's rows as the file has them: text, with a decimal comma. Values are of shape (24, stations)."""
+    stations = values[VALUES[0]].shape[1]
+    times = np.datetime64(day, "s") + np.repeat(np.arange(HOURS), stations) * np.timedelta64(3600, "s")
+    hours = pa.array(times)
+    columns = {
+        "Date": pc.strftime(hours, "%d/%m/%Y"),
+        "Time": pc.replace_substring(pc.strftime(hours, "%H:%M:%S"), ":", "."),
+        **{name: _text(values[name].ravel(), DECIMALS.get(name, 0)) for name in VALUES},
+    }
+    if stations > 1:
+        columns["station"] = pa.array([f"sim-{number:04}" for number in range(1, stations + 1)] * HOURS)
+    empty = pa.repeat("", len(hours))
+    return pa.Table.from_arrays([*columns.values(), empty, empty], names=[*columns, "", ""])
 
 
 def _text(values: Floats, decimals: int) -> pa.StringArray:
@@ -136,6 +144,7 @@ def write_sample(
     seed: int = 1,
     start: date = date(2004, 3, 10),
     days: int = 91,
+    stations: int = 1,
     faults_of_each_kind: int = 3,
 ) -> dict[str, Any]:
     """Write air_quality.csv and air_quality.manifest.json into the directory `output`; return the manifest.
@@ -143,19 +152,23 @@ def write_sample(
     It says what was planted in which data row (the row after the header is 1) and what a correct job
     therefore accepts, drops as duplicates and sets aside. Both files appear once both are whole.
 
-    Raises ValueError for less than a day, a negative seed, days beyond the year 9999, or too few rows for
-    the faults; OSError where the files cannot be written.
+    Raises ValueError for less than a day or a station, a negative seed, days beyond the year 9999, or too few
+    rows for the faults; OSError where the files cannot be written.
     """
     if days < 1:
         raise ValueError(f"days must be at least 1, not {days}")
+    if stations < 1:
+        raise ValueError(f"stations must be at least 1, not {stations}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, not {seed}")
     try:
         start + timedelta(days=days)
     except OverflowError:
         raise ValueError(f"{days:,} days from {start} go beyond the calendar") from None
+    rows_a_day = stations * HOURS
+    faults = AIR_QUALITY_FAULTS
     plantings = Plantings.draw(
-        AIR_QUALITY_FAULTS, rows=days * HOURS, rows_a_day=HOURS, copies=faults_of_each_kind, seed=seed
+        faults, rows=days * rows_a_day, rows_a_day=rows_a_day, copies=faults_of_each_kind, seed=seed
     )
     manifest = {
         "feed": "air_quality",
@@ -163,20 +176,34 @@ def write_sample(
         "seed": seed,
         "start": start.isoformat(),
         "days": days,
-        "rows": days * HOURS,
+        "stations": stations,
+        "rows": days * rows_a_day,
         "blank_lines": EMPTY_ROWS,
         **plantings.manifest(),
     }
-    lines = pa.BufferOutputStream()
-    plain = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none", delimiter=";")
-    pyarrow.csv.write_csv(table(start, days, seed), lines, plain)
-    delimiters = b";" * (len(COLUMNS) - 1) + b"\n"
-    text = b"".join([";".join(COLUMNS).encode(), b"\n", *plantings.planted(lines.getvalue(), first_row=1)])
+    each = [simulate(start, days, seed, station) for station in range(stations)]
+    values = {name: np.stack([one[name] for one in each], axis=1) for name in VALUES}
     os.makedirs(output, exist_ok=True)
     with (
         whole_file(os.path.join(output, "air_quality.manifest.json")) as manifest_file,
         whole_file(os.path.join(output, "air_quality.csv")) as file,
     ):
         manifest_file.write((json.dumps(manifest, indent=1) + "\n").encode())
-        file.write((text + delimiters * EMPTY_ROWS).replace(b"\n", b"\r\n"))
+        for number in range(days):
+            hours = slice(number * HOURS, (number + 1) * HOURS)
+            rows = day_table(
+                start + timedelta(days=number), {name: series[hours] for name, series in values.items()}
+            )
+            if number == 0:
+                file.write(";".join(rows.column_names).encode() + LINE_END)
+            planted = b"".join(plantings.planted(_csv(rows), first_row=1 + number * rows_a_day))
+            file.write(planted.replace(b"\n", LINE_END))
+        file.write((b";" * (rows.num_columns - 1) + LINE_END) * EMPTY_ROWS)
     return manifest
+
+
+def _csv(rows: pa.Table) -> pa.Buffer:
+    lines = pa.BufferOutputStream()
+    plain = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none", delimiter=";")
+    pyarrow.csv.write_csv(rows, lines, plain)
+    return lines.getvalue()

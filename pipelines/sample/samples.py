@@ -46,5 +46,6 @@ SAMPLES = {
         of="a multisensor device at a street, hour by hour",
         start=date(2004, 3, 10),
         days=91,
+        sizes={"stations": (1, "number of stations")},
     ),
 }

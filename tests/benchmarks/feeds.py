@@ -19,12 +19,15 @@ from pathlib import Path
 from pipelines.sample.samples import SAMPLES
 from tests.benchmarks.batch import measure
 
+# A file of one station would be of centuries, and a day's files of 24 rows.
+SIZES = {"air_quality": {"stations": 2000}}
+
 
 def make_file(folder: Path, feed: str, rows: int) -> Path:
     """A file of at least so many rows: whole days of the feed's sample, without faults."""
-    sample = SAMPLES[feed]
-    a_day = sample.write(str(folder), start=sample.start, days=1, faults_of_each_kind=0)["rows"]
-    sample.write(str(folder), start=sample.start, days=-(-rows // a_day), faults_of_each_kind=0)
+    sample, sizes = SAMPLES[feed], {"faults_of_each_kind": 0, **SIZES.get(feed, {})}
+    a_day = sample.write(str(folder), start=sample.start, days=1, **sizes)["rows"]
+    sample.write(str(folder), start=sample.start, days=-(-rows // a_day), **sizes)
     with (folder / f"{feed}.csv").open("rb") as source, (folder / f"{feed}-cut.csv").open("wb") as cut:
         for _, line in zip(range(rows + 1), source, strict=False):
             cut.write(line)

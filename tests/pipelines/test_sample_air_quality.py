@@ -51,6 +51,15 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path
     assert files[0] == files[1] != files[2]
 
 
+def test_the_file_of_several_stations_names_them(tmp_path: Path) -> None:
+    write_sample(str(tmp_path / "sample"), days=2, stations=3, faults_of_each_kind=0)
+    assert main([f"--input={tmp_path}/sample/air_quality.csv", f"--output={tmp_path}/out"]) == 0
+    readings = pyarrow.parquet.read_table(tmp_path / "out" / "raw", partitioning=None)
+    assert sorted(readings["station"].value_counts().to_pylist(), key=str) == [
+        {"values": f"sim-000{number}", "counts": 48} for number in (1, 2, 3)
+    ]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_what_was_not_planted_breaks_no_rule_and_no_row_is_empty(seed: int) -> None:
     values = simulate(START, 400, seed)
@@ -69,8 +78,10 @@ def test_the_air_is_worst_when_people_drive_and_in_winter() -> None:
     assert np.nanmean(monoxide[265:325]) > 1.3 * np.nanmean(monoxide[85:145])
 
 
-@pytest.mark.parametrize("options", [{"days": 0}, {"seed": -1}, {"start": date(9999, 12, 1)}, {"days": 2}])
+@pytest.mark.parametrize(
+    "options", [{"days": 0}, {"stations": 0}, {"seed": -1}, {"start": date(9999, 12, 1)}, {"days": 2}]
+)
 def test_a_sample_that_cannot_be_is_refused_and_nothing_is_written(options: dict, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"days|seed|rows"):
+    with pytest.raises(ValueError, match=r"days|stations|seed|rows"):
         write_sample(str(tmp_path / "sample"), **options)
     assert not (tmp_path / "sample").exists()
