@@ -2,13 +2,13 @@
 
 files ──► records ─► decode ─► validate ─► windows ─► deduplicate ─┬─► raw Parquet, by day
 topics ─►              │           │                      │        └─► aggregate ─► Parquet, by day
-                       │           │                      ├─► series ─┬─► clean ─► Parquet, by day
-                       │           │                      │           └─► daily ─► Parquet, by day
+                       │           │                      ├─► stretches ─┬─► clean ─► Parquet, by day
+                       │           │                      │              └─► daily ─► Parquet, by day
                        │           │                      ├─► sessions ─► Parquet, by day (feeds of sessions)
                        │           │                      └─► duplicates, counted
                        └── failed ─┴─► dead letters, Parquet
 
-Only feeds with measured fields have series.
+Only feeds with measured fields have stretches: some days, with what must be known of before and after.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from pipelines.arguments import Arguments
 from schemas.feed import NULLED, SessionTable
 from transforms.accounts import Accounts, WriteSummary
 from transforms.aggregate import AggregateWindows
-from transforms.clean import Clean, GatherSeries, count_clean
+from transforms.clean import Clean, FindMedians, count_clean, stretch_of
 from transforms.daily import AggregateDays
 from transforms.dead_letter_files import WriteDeadLetters
 from transforms.decode import DecodeCsv
 from transforms.deduplicate import Deduplicate
+from transforms.medians import declared_medians
 from transforms.parquet import DailyFiles, RefuseTakenDays, WriteDailyParquet
 from transforms.read_csv import ReadCsv
 from transforms.sessions import GroupSessions, SummarizeSessions
 from transforms.validate import Validate
-from transforms.windows import GroupByWindow, whole_windows_of_a_day
+from transforms.windows import DAY_SECONDS, GatherStretches, GroupByWindow, whole_windows_of_a_day
+
+SERIES_SECONDS = 8 * DAY_SECONDS
 
 
 def count_accepted(readings: pa.RecordBatch) -> Accounts:
@@ -93,16 +96,22 @@ def build_batch(pipeline: beam.Pipeline, arguments: Arguments) -> None:
     )
     measured: tuple[beam.PCollection[Accounts], ...] = ()
     if feed.any_of:
-        series = unique.readings | GatherSeries(feed)
+        stretch = stretch_of(feed, SERIES_SECONDS)
+        series = unique.readings | GatherStretches(feed, stretch)
+        reference = (
+            pipeline | "Declared" >> beam.Create([declared_medians(feed)])
+            if arguments.train
+            else unique.readings | FindMedians(feed)
+        )
         measured = (
             series
-            | Clean(feed, declared=arguments.train is not None)
+            | Clean(feed, stretch, reference)
             | "WriteClean"
             >> WriteDailyParquet(
                 DailyFiles(output, "processed/clean", feed.name, run, feed.event_time), count_clean, free
             ),
             series
-            | AggregateDays(feed)
+            | AggregateDays(feed, stretch)
             | "WriteDaily"
             >> WriteDailyParquet(
                 DailyFiles(output, "processed/daily", feed.name, run, "window_start"), count_days, free

@@ -86,13 +86,14 @@ def clean(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) 
     keys = readings[feed.key].indices.to_numpy()
     starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
     times = readings[feed.event_time].view(pa.int64()).to_numpy()
+    first = day_before(times, starts)
     columns = {name: readings[name] for name in readings.schema.names if name != NULLED.name}
     for name in feed.any_of:
         values = floats(readings[name])
         filled = fill(values, times, starts, reference[name], feed.fill_seconds * MICROS)
         columns[name] = _nullable(filled.values)
         columns[origin_of(name)] = pa.DictionaryArray.from_arrays(pa.array(filled.origins), pa.array(ORIGINS))
-        columns[rolling_of(name)] = _nullable(rolling_mean(filled.values, times, starts))
+        columns[rolling_of(name)] = _nullable(rolling_mean(filled.values, first))
     columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
     schema = clean_schema(feed)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
@@ -122,23 +123,30 @@ def _nullable(values: np.ndarray) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def rolling_mean(values: np.ndarray, times: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The mean of the values of the last 24 hours up to each row, this one included; NaN where none is.
+def day_before(times: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """For each row the first one of its run that is less than 24 hours before it, or itself.
 
-    `times` are microseconds, ascending in each run. Each row's values are added up by themselves: a sum that
-    runs on would make the last digits depend on where it began.
+    `times` are microseconds, ascending in each run; the runs begin at `starts`.
     """
-    first = np.empty(len(values), np.int64)
-    for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+    first = np.empty(len(times), np.int64)
+    for start, end in zip(starts, [*starts[1:], len(times)], strict=True):
         run = times[start:end]
         first[start:end] = start + np.searchsorted(run, run - ROLLING_SECONDS * MICROS, "right")
-    bounds = np.stack([first, np.arange(len(values)) + 1], axis=1).ravel()
+    return first
 
-    def sums(figures: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.append(figures, 0), bounds)[::2]
 
+def rolling_mean(values: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The mean of the values from `first` up to each row, this one included; NaN where none is.
+
+    Each row's values are added up by themselves: a sum that runs on would make the last digits depend on
+    where it began.
+    """
+    rows = np.arange(len(values))
+    bounds = np.stack([first, rows + 1], axis=1).ravel()
+    sums = np.add.reduceat(np.append(np.nan_to_num(values), 0), bounds)[::2]
+    present = np.concatenate([[0], np.cumsum(~np.isnan(values))])
     with np.errstate(invalid="ignore"):
-        return sums(np.nan_to_num(values)) / sums((~np.isnan(values)).astype(np.float64))
+        return sums / (present[rows + 1] - present[first])
 
 
 def _assess(readings: pa.RecordBatch, feed: Feed) -> dict[str, pa.Array]:
@@ -199,47 +207,53 @@ def count_clean(cleaned: pa.RecordBatch) -> Accounts:
 
 
 @dataclass
-class GatherSeries(beam.PTransform):
-    """(start, readings without duplicates) -> one batch of all, by key and time.
-
-    For files, whose readings are all there at the end: a gap's neighbours may be in any of the groups.
-    """
+class FindMedians(beam.PTransform):
+    """(start, readings without duplicates) -> the medians of all of them; one element, or none of none."""
 
     feed: Feed
 
     def expand(
         self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
-    ) -> beam.PCollection[pa.RecordBatch]:
+    ) -> beam.PCollection[dict[str, float]]:
         return (
             groups
             | beam.WindowInto(GlobalWindows())
-            | beam.MapTuple(lambda _, readings: (0, readings)).with_output_types(tuple[int, pa.RecordBatch])
+            | beam.MapTuple(lambda _, readings: (0, readings.select(self.feed.any_of))).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
             | beam.GroupByKey()
-            | beam.MapTuple(
-                lambda _, batches: deduplicate(concatenate(batches), self.feed)[0]
-            ).with_output_types(pa.RecordBatch)
+            | beam.MapTuple(lambda _, batches: medians(concatenate(batches), self.feed)).with_output_types(
+                dict[str, float]
+            )
         )
 
 
 @dataclass
 class Clean(beam.PTransform):
-    """All readings, by key and time -> (start of a UTC day, its clean readings).
+    """(start, readings of a stretch and its surroundings, sorted) -> (start of a UTC day, clean readings).
 
-    What nothing near can fill gets the field's median in the readings, or the `declared` one.
+    `reference` has the medians for what nothing near can fill, as its one element.
     """
 
     feed: Feed
-    declared: bool = False
+    stretch: Stretch
+    reference: beam.PCollection[dict[str, float]]
 
     def expand(
-        self, readings: beam.PCollection[pa.RecordBatch]
+        self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
     ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
-        return readings | beam.FlatMap(self._clean).with_output_types(tuple[int, pa.RecordBatch])
+        reference = beam.pvalue.AsSingleton(self.reference, default_value={})
+        feed, stretch = self.feed, self.stretch
 
-    def _clean(self, readings: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        reference = declared_medians(self.feed) if self.declared else medians(readings, self.feed)
-        cleaned = clean(readings, self.feed, reference)
-        yield from split_by_window(cleaned, DAY_SECONDS, self.feed.event_time)
+        def days(
+            group: tuple[int, pa.RecordBatch], reference: Mapping[str, float]
+        ) -> Iterator[tuple[int, pa.RecordBatch]]:
+            start, readings = group
+            limits = start * MICROS, (start + stretch.seconds) * MICROS
+            cleaned = clean_between(readings, feed, reference, *limits)
+            yield from split_by_window(cleaned, DAY_SECONDS, feed.event_time)
+
+        return groups | beam.FlatMap(days, reference).with_output_types(tuple[int, pa.RecordBatch])
 
 
 class _CleanPane(beam.DoFn):

@@ -15,7 +15,7 @@ from transforms.aggregate import MICROS, Runs, find_runs, maximum, mean, minimum
 from transforms.batches import concatenate
 from transforms.casts import floats
 from transforms.deduplicate import deduplicate
-from transforms.windows import DAY_SECONDS, split_by_window
+from transforms.windows import DAY_SECONDS, Stretch, split_by_window
 
 
 def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
@@ -68,16 +68,20 @@ def _steps_with_value(runs: Runs, steps: np.ndarray) -> np.ndarray:
 
 @dataclass
 class AggregateDays(beam.PTransform):
-    """Sorted batches of readings, each with all of its days -> (start of a UTC day, the day's figures)."""
+    """(start, sorted readings of a stretch of days and its surroundings) -> (start of a day, its figures)."""
 
     feed: Feed
+    stretch: Stretch
 
     def expand(
-        self, readings: beam.PCollection[pa.RecordBatch]
+        self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
     ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
-        return readings | beam.FlatMap(
-            lambda batch: split_by_window(aggregate_days(batch, self.feed), DAY_SECONDS, "window_start")
-        ).with_output_types(tuple[int, pa.RecordBatch])
+        return groups | beam.FlatMapTuple(self._days).with_output_types(tuple[int, pa.RecordBatch])
+
+    def _days(self, start: int, readings: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        for day, figures in split_by_window(aggregate_days(readings, self.feed), DAY_SECONDS, "window_start"):
+            if start <= day < start + self.stretch.seconds:
+                yield day, figures
 
 
 @dataclass

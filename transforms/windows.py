@@ -19,11 +19,12 @@ from apache_beam.transforms.trigger import (
     AfterWatermark,
     Repeatedly,
 )
-from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.feed import Feed
-from transforms.batches import with_small_dictionaries
+from transforms.batches import concatenate, with_small_dictionaries
+from transforms.deduplicate import deduplicate
 
 DAY_SECONDS = 86_400
 MICROS = 1_000_000
@@ -146,6 +147,54 @@ class Stretch:
         """(start, end) of the stretch itself in a window that ends then, microseconds since the epoch."""
         end = window_end.micros - self.after * MICROS
         return end - self.seconds * MICROS, end
+
+
+def spread(
+    readings: pa.RecordBatch, stretch: Stretch, event_time: str
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(start in seconds since the epoch, those of the readings that the stretch needs) of every stretch."""
+    times = readings[event_time].view(pa.int64()).to_numpy()
+    first = (int(times.min()) - stretch.after * MICROS) // (stretch.seconds * MICROS)
+    last = (int(times.max()) + stretch.before * MICROS) // (stretch.seconds * MICROS)
+    for start in range(first * stretch.seconds, (last + 1) * stretch.seconds, stretch.seconds):
+        end = start + stretch.seconds + stretch.after
+        inside = (times >= (start - stretch.before) * MICROS) & (times < end * MICROS)
+        if inside.all():
+            yield start, readings
+        elif inside.any():
+            yield start, with_small_dictionaries(readings.filter(pa.array(inside)))
+
+
+@dataclass
+class GatherStretches(beam.PTransform):
+    """(start, readings without duplicates) -> (start, all of a stretch and of its surroundings, sorted).
+
+    For files, whose readings are all there at the end. A stretch without any reading of its own has none.
+    """
+
+    feed: Feed
+    stretch: Stretch
+
+    def expand(
+        self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]
+    ) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        pair = tuple[int, pa.RecordBatch]
+        return (
+            groups
+            | beam.WindowInto(GlobalWindows())
+            | beam.FlatMapTuple(
+                lambda _, readings: spread(readings, self.stretch, self.feed.event_time)
+            ).with_output_types(pair)
+            | beam.GroupByKey()
+            | beam.FlatMapTuple(self._sorted).with_output_types(pair)
+        )
+
+    def _sorted(self, start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        readings, _ = deduplicate(concatenate(batches), self.feed)
+        times = readings[self.feed.event_time].view(pa.int64()).to_numpy()
+        own = (times >= start * MICROS) & (times < (start + self.stretch.seconds) * MICROS)
+        if own.any():
+            yield start, readings
 
 
 @dataclass

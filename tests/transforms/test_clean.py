@@ -25,9 +25,10 @@ from transforms.clean import (
     ORIGINS,
     Clean,
     CleanPanes,
-    GatherSeries,
+    FindMedians,
     clean,
     clean_between,
+    day_before,
     fill,
     rolling_mean,
     stretch_of,
@@ -38,7 +39,7 @@ from transforms.deduplicate import deduplicate
 from transforms.medians import declared_medians, file_medians, medians
 from transforms.parquet import with_plain_text
 from transforms.rules import validate
-from transforms.windows import GroupByStretch, Stretch
+from transforms.windows import GatherStretches, GroupByStretch, Stretch
 
 patient = settings(deadline=None)
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
@@ -126,7 +127,9 @@ def test_rolling_means_are_those_of_pandas(runs: list[list[tuple[int, int | None
             for a, r in zip(starts, runs, strict=True)
         ]
     )
-    np.testing.assert_allclose(rolling_mean(values, times, starts), expected.to_numpy(), atol=1e-9)
+    np.testing.assert_allclose(
+        rolling_mean(values, day_before(times, starts)), expected.to_numpy(), atol=1e-9
+    )
 
 
 def test_a_filled_value_says_how_it_came_about() -> None:
@@ -187,8 +190,9 @@ def test_the_calendar(time: datetime, expected: tuple[int, int, int, str]) -> No
     assert (row["hour"], row["weekday"], row["month"], row["season"]) == expected
 
 
+@pytest.mark.parametrize("days", [1, 2, 8])
 @pytest.mark.parametrize("shift", [0, 24])
-def test_gaps_are_filled_across_days_and_groups(shift: int) -> None:
+def test_gaps_are_filled_across_days_and_groups(shift: int, days: int) -> None:
     rows = [
         reading(hour + shift, benzene_ug_m3=None if hour % 24 == 0 else float(hour)) for hour in range(72)
     ]
@@ -198,15 +202,16 @@ def test_gaps_are_filled_across_days_and_groups(shift: int) -> None:
     expected = [
         (int(FIRST.timestamp()) + (shift + day) * 3600, repr(whole[day : day + 24])) for day in (0, 24, 48)
     ]
+    stretch = stretch_of(AIR_QUALITY, days * 86_400)
     with TestPipeline(runner=IN_PROCESS) as pipeline:
-        days = (
-            pipeline
-            | beam.Create(groups).with_output_types(tuple[int, pa.RecordBatch])
-            | GatherSeries(AIR_QUALITY)
-            | Clean(AIR_QUALITY)
+        readings = pipeline | beam.Create(groups).with_output_types(tuple[int, pa.RecordBatch])
+        clean_days = (
+            readings
+            | GatherStretches(AIR_QUALITY, stretch)
+            | Clean(AIR_QUALITY, stretch, readings | FindMedians(AIR_QUALITY))
             | beam.MapTuple(lambda start, batch: (start, repr(batch.to_pylist())))
         )
-        assert_that(days, equal_to(expected))
+        assert_that(clean_days, equal_to(expected))
 
 
 # --- In parts, as a stream does it -------------------------------------------------------------------
