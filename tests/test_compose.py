@@ -31,6 +31,7 @@ from runners.local.ports import free_ports
 from runners.local.program import JavaProgram
 from runners.local.waiting import wait_until
 from schemas.traffic import TRAFFIC
+from tests.monitoring import DASHBOARD, MONITORING
 from tests.services import require_maven
 
 ROOT = Path(__file__).parents[1]
@@ -240,3 +241,17 @@ def test_the_container_s_settings_start_a_broker(broker_of_the_container):
     admin = AdminClient({"bootstrap.servers": here})
     assert admin.list_topics("no-such-topic", timeout=10).topics["no-such-topic"].error
     assert not admin.list_topics(timeout=10).topics
+
+
+def test_prometheus_scrapes_the_job_and_grafana_shows_the_dashboard_of_that_prometheus():
+    (scraped,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    job = parse_arguments(TRAFFIC, SERVICES["job"]["command"])
+    assert scraped["static_configs"] == [{"targets": [f"job:{job.metrics_port}"]}]
+    assert job.metrics_host == "0.0.0.0"
+    inside = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    provisioning = MONITORING / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "sensor-feeds.yml").read_text())["providers"]
+    assert provider["options"]["path"] == inside[f"./{DASHBOARD.parent.relative_to(ROOT)}"]
+    assert source["url"] == "http://prometheus:9090"
+    assert set(re.findall(r'"uid": "([^"]+)"', DASHBOARD.read_text())) == {source["uid"], "sensor-feeds"}
