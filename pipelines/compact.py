@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.parser import OneLineParser
+from runners.options import UnusableRunner, pipeline_options
 from schemas.feed import WHERE_FROM, Feed
 from schemas.feeds import FEEDS
 from transforms.compaction import Withdrawn, compact, stretch_of, sweep
@@ -101,6 +102,13 @@ def _folders(output: str, pattern: str) -> dict[str, list[str]]:
     return folders
 
 
+def _refuse_unreadable(output: str) -> None:
+    try:
+        files_below(output, "*")
+    except (OSError, BeamIOError, ValueError) as error:
+        raise UserError(f"--output {output}: cannot be listed: {error}") from error
+
+
 def parser() -> OneLineParser:
     """The command line."""
     options = OneLineParser(
@@ -125,15 +133,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compacts as the command line says; returns the exit status."""
     options, beam_flags = parser().parse_known_args(argv)
     output = options.output.rstrip("/") if "://" in options.output else os.path.abspath(options.output)
-    FileSystems.set_options(PipelineOptions(beam_flags))
     try:
+        FileSystems.set_options(pipeline_options("DirectRunner", beam_flags))
+        _refuse_unreadable(output)
         for folders in (f"raw/{DAYS}", f"{AGGREGATES}/{DAYS}", f"{DEAD_LETTERS}/*"):
             sweep(output, folders)
         lateness = timedelta(seconds=options.allowed_lateness_seconds)
         for line in compact_output(output, FEEDS[options.feed], lateness):
             print(line, flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, UnusableRunner) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

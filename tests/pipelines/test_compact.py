@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from pipelines import compact
@@ -79,6 +78,25 @@ def test_the_lateness_is_the_job_s(lateness, closed):
     assert len(closed_days(days, ["20130101T010000"], timedelta(seconds=lateness))) == closed
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--output", "hdfs://readings/out"], "hdfs_host"),
+        (["--output", "hdfs://a", "--hdfs_host=127.0.0.1", "--hdfs_port=1", "--hdfs_user=a"], "hdfs://a"),
+        (["--output", "out", "--alowed_lateness_seconds=1"], "--alowed_lateness_seconds"),
+        (["--output", "out", "--allowed_lateness_seconds=some"], "--allowed_lateness_seconds"),
+    ],
+)
+def test_what_the_user_has_to_put_right_is_one_line_and_status_2(arguments, said, capsys):
+    try:
+        status = compact.main(["traffic", *arguments])
+    except SystemExit as exit:
+        status = int(exit.code or 0)
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
 def test_an_output_that_is_not_there_is_nothing_to_do(tmp_path, capsys):
     assert compact.main(["traffic", "--output", str(tmp_path / "none")]) == 0
     assert capsys.readouterr().out == ""
@@ -94,7 +112,7 @@ def polling(output: Path) -> Iterator[list[int]]:
 
     def read() -> None:
         while not done.wait(0.05):
-            with contextlib.suppress(duckdb.IOException, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
                 places = rows(output, "raw", "partition, position")
                 found.append(len(places) if len(set(places)) == len(places) else -1)
 
