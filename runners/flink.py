@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
 import socket
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -25,6 +28,8 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 # Beam warns, with pages of detail, of every worker that was gone before its job ended.
 QUIET = ("defaultLogLevel=warn", "log.org.apache.beam.runners.fnexecution.control=error")
+# The Python workers need the cores: its second compiler alone would take one for a quarter of a minute.
+JVM = ("-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 STREAMING = (
     "--checkpointing_interval=5000",
     # Without it a job with checkpoints stands still: running, checkpoints complete, no element moves.
@@ -32,6 +37,13 @@ STREAMING = (
     # A cancelled job can be taken up again with --savepoint_path=file://…/chk-N
     "--externalized_checkpoints_enabled",
     "--retain_externalized_checkpoints_on_cancellation",
+    # A partition is read once in each bundle, and a window that has closed waits for a bundle's end.
+    "--max_bundle_time_mills=250",
+)
+PROCESSES = (
+    # Without these two all workers are threads of the launcher, and share one core.
+    "--experiments=use_loopback_process_worker=True",
+    "--sdk_worker_parallelism=2",
 )
 
 
@@ -51,13 +63,23 @@ class FlinkStreamingOptions(PipelineOptions):
         parser.add_argument("--state_backend_storage_path")
         parser.add_argument("--savepoint_path")
         parser.add_argument("--flink_conf_dir")
+        parser.add_argument("--max_bundle_time_mills", type=int)
 
 
 def flink_options(user_flags: list[str], *, streaming: bool) -> list[str]:
     """Defaults and then the user's flags; says in the log what was set by default."""
     defaults = flink_defaults(user_flags, streaming=streaming)
     _LOGGER.info("on Flink, set by default: %s", " ".join(defaults))
+    _have_workers_run_this_python()
     return [*defaults, *user_flags]
+
+
+def _have_workers_run_this_python() -> None:
+    """Beam starts a plain `python` for each worker: it is to be this one, and to find the same modules."""
+    here = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    logging.getLogger("apache_beam.runners.worker.worker_pool_main").setLevel(logging.ERROR)  # tells of each
 
 
 def refuse_unreachable(user_flags: list[str]) -> None:
@@ -97,7 +119,7 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     if not given.job_endpoint:
         defaults += [f"--flink_master={EMBEDDED}", *_job_server(given)]
     if streaming:
-        defaults += ["--streaming", *STREAMING]
+        defaults += ["--streaming", *STREAMING, *(PROCESSES if here else ())]
         if here and not given.job_endpoint:
             # By default checkpoints stay in memory, and one past 5 MiB makes the job fail over and over.
             # A cluster elsewhere, and a job server started with a configuration, have a place of their own.
@@ -105,13 +127,14 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
             defaults += ["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints.as_uri()}"]
         if address == EMBEDDED:
             defaults.append(f"--flink_conf_dir={embedded_configuration()}")
-    said = {_name(flag) for flag in user_flags}
+    said = {_name(flag) for flag in user_flags} - {"--experiments"}  # of these there may be several
     return [flag for flag in defaults if _name(flag) not in said]
 
 
 def _job_server(given: argparse.Namespace) -> list[str]:
     """Beam starts its job server itself, from these."""
-    flags = [f"--job_server_jvm_properties=-Dorg.slf4j.simpleLogger.{quiet}" for quiet in QUIET]
+    properties = [*JVM, *(f"-Dorg.slf4j.simpleLogger.{quiet}" for quiet in QUIET)]
+    flags = [f"--job_server_jvm_properties={each}" for each in properties]
     if not given.job_server_java_launcher:
         flags.append(f"--job_server_java_launcher={find_java()}")
     if not given.flink_job_server_jar:

@@ -195,14 +195,12 @@ def aggregate(
     feed: Feed,
     window_seconds: int,
     zero_is_missing: bool = False,
-    revision: int = 0,
-    pane: str = "on time",
 ) -> pa.RecordBatch:
     """Readings sorted by key and event time -> `feed.aggregate_schema`, a row per key, window and `feed.per`.
 
     With `zero_is_missing`, a 0 in a field that says `zero_can_mean_missing` is left out of that field's
-    figures and counted as missing. A figure without any value is null. `revision` and `pane` say which of a
-    window's results this is.
+    figures and counted as missing. A figure without any value is null. `revision` and `pane` are those of a
+    window's only result.
     """
     if not readings.num_rows:
         return pa.RecordBatch.from_pylist([], schema=feed.aggregate_schema)
@@ -219,8 +217,8 @@ def aggregate(
         pa.array(window_starts, TIMESTAMP),
         pa.array(window_starts + window_seconds * MICROS, TIMESTAMP),
         *figures(readings, starts, feed.aggregates, zeros_missing),
-        pa.array(np.full(len(starts), revision, np.int32)),
-        pa.repeat(pane, len(starts)).dictionary_encode(),
+        pa.array(np.zeros(len(starts), np.int32)),
+        pa.repeat("on time", len(starts)).dictionary_encode(),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=feed.aggregate_schema)
 

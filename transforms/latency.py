@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms import counters
 
@@ -28,9 +27,12 @@ def newest_broker_time(batches: Iterable[pa.RecordBatch]) -> int | None:
     return max((int(milliseconds) for milliseconds in told if milliseconds), default=None)
 
 
-def observe_latency(batches: Iterable[pa.RecordBatch], event_times: pa.Array) -> None:
-    """Observes the latencies of a pane that is emitted now, of its newest reading and its newest message."""
+def observe_latency(batches: Iterable[pa.RecordBatch], newest_event: int) -> None:
+    """Observes the latencies of a pane that is emitted now, of its newest reading and its newest message.
+
+    The event time is in microseconds since the epoch.
+    """
     now = time.time()
-    counters.observe("latency", now - pc.max(event_times).value / MICROS, "event")
+    counters.observe("latency", now - newest_event / MICROS, "event")
     if (milliseconds := newest_broker_time(batches)) is not None:
         counters.observe("latency", now - milliseconds / 1000, "broker")

@@ -82,25 +82,27 @@ class _WritePanes(beam.DoFn):
         self.files = files
 
     def start_bundle(self) -> None:
-        # (folder, file) -> window's start -> the window's rows in that file, of the latest pane
-        self.pending: dict[tuple[str, str], dict[int, pa.RecordBatch]] = defaultdict(dict)
+        self.pending: dict[tuple[str, str], list[pa.RecordBatch]] = defaultdict(list)
 
-    def process(self, pane: tuple[int, pa.RecordBatch]) -> None:
-        shard, batch = pane
+    def process(self, panes: tuple[int, pa.RecordBatch]) -> None:
+        shard, batch = panes
         files = self.files
-        for window, rows in split_by_window(batch, files.window_seconds, files.time):
-            stretch = window // files.file_seconds * files.file_seconds
+        for stretch, rows in split_by_window(batch, files.whole_windows, files.time):
             name = np.datetime_as_string(np.datetime64(stretch, "s")).replace("-", "").replace(":", "")
+            file = f"{files.feed}-{name}-{shard:03d}.parquet"
             for day, day_rows in split_by_day(rows, files.time):
-                file = f"{files.feed}-{name}-{shard:03d}.parquet"
-                self.pending[f"{files.folder}/{day}", file][window] = day_rows
+                self.pending[f"{files.folder}/{day}", file].append(day_rows)
 
     def finish_bundle(self) -> None:
-        for (folder, file), windows in self.pending.items():
+        for (folder, file), parts in self.pending.items():
+            latest: pa.Table | None = None
+            for part in parts:
+                latest = replace_rows(latest, [part], self._window_of(part), self._window_of)
+            assert latest is not None  # a file is named once it has a part
             update = partial(
                 rewrite,
-                parts=windows.values(),
-                units=pa.array(windows, pa.int64()),
+                parts=latest.to_batches(),
+                units=self._window_of(latest),
                 unit=self._window_of,
                 sort_by=self.files.sort_by,
             )
@@ -108,7 +110,7 @@ class _WritePanes(beam.DoFn):
                 bring_up_to_date(self.files.root, folder, file, update)
         self.pending.clear()
 
-    def _window_of(self, table: pa.Table) -> pa.Array:
+    def _window_of(self, table: pa.Table | pa.RecordBatch) -> pa.Array:
         seconds = self.files.window_seconds
         micros = table[self.files.time].cast(pa.int64()).to_numpy()
         return pa.array(micros // (seconds * MICROS) * seconds)
@@ -116,9 +118,10 @@ class _WritePanes(beam.DoFn):
 
 @dataclass
 class MergePanes(beam.PTransform):
-    """(shard, rows of one window's pane) -> `root/folder/year=…/month=…/day=…/feed-start-shard.parquet`.
+    """(shard, rows of windows' panes) -> `root/folder/year=…/month=…/day=…/feed-start-shard.parquet`.
 
-    One file per shard and `file_seconds` of event time, by the column `time`.
+    One file per shard and as many whole windows as fit in `file_seconds` of event time, by the column `time`.
+    Of two panes of a window the later one stays.
     """
 
     root: str
@@ -128,6 +131,10 @@ class MergePanes(beam.PTransform):
     window_seconds: int
     file_seconds: int
     sort_by: list[str]
+
+    @property
+    def whole_windows(self) -> int:
+        return max(self.file_seconds // self.window_seconds, 1) * self.window_seconds
 
     def expand(self, panes: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
         return panes | beam.ParDo(_WritePanes(self))

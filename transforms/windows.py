@@ -113,12 +113,10 @@ class GroupByWindow(beam.PTransform):
         return accumulating(self.allowed_lateness_seconds, self.early_seconds)
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        for start, window in split_by_window(readings, self.group_seconds, self.feed.event_time):
-            if self.shards:
-                for shard, rows in split_by_shard(window, self.shards, self.feed.key):
-                    yield TimestampedValue((shard, rows), Timestamp(start))
-            else:
-                yield TimestampedValue((start, window), Timestamp(start))
+        parts = split_by_shard(readings, self.shards, self.feed.key) if self.shards else [(None, readings)]
+        for shard, rows in parts:
+            for start, window in split_by_window(rows, self.group_seconds, self.feed.event_time):
+                yield TimestampedValue((start if shard is None else shard, window), Timestamp(start))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import fastavro
 import pyarrow as pa
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from runners.local import KafkaBroker
@@ -28,10 +29,16 @@ from transforms.kafka_sink import (
     encode_as_json,
     partition_of,
 )
+from transforms.panes import Pane, with_panes
 from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
 
 PARTITIONS = 3
+TIMINGS = {
+    "early": PaneInfoTiming.EARLY,
+    "on time": PaneInfoTiming.ON_TIME,
+    "late": PaneInfoTiming.LATE,
+}
 SENSORS = [f"sensor-{number}" for number in range(20)]
 
 
@@ -43,7 +50,10 @@ def pane(revision: int, timing: str, readings: int) -> pa.RecordBatch:
         for window in (0, 1)
         for second in range(readings)
     ]
-    return aggregate(accepted(*rows), TRAFFIC, 300, False, revision, timing)
+    start = micros("2012-03-01") // 1_000_000
+    info = PaneInfo(revision == 0, False, TIMINGS[timing], revision, -1)
+    panes = {start: Pane(info, [], False), start + 300: Pane(info, [], False)}
+    return with_panes(aggregate(accepted(*rows), TRAFFIC, 300), panes)
 
 
 def read(kafka: KafkaBroker, topic: str, partitions: int = PARTITIONS) -> list[Any]:

@@ -37,7 +37,7 @@ def test_a_pane_s_latency_is_that_of_its_newest_reading_and_message():
     live.reset()
     now = time.time()
     batches = [with_broker_time(batch(now - 100, now - 40), round((now - 4) * 1000)), batch(now - 50)]
-    observe_latency(batches, pa.concat_arrays([each["timestamp"] for each in batches]))
+    observe_latency(batches, round((now - 40) * 1e6))
     figures = live.figures()
     assert 39e6 < figures["latency_sum-event"] < 60e6
     assert 3e6 < figures["latency_sum-broker"] < 24e6
