@@ -36,7 +36,10 @@ def _objects(names: list[str], columns: list[pa.Array], rows: int) -> pa.StringA
         return pa.array(["{}"] * rows, pa.string())
     parts: list[pa.Array | pa.Scalar] = []
     for name, column in zip(names, columns, strict=True):
-        parts += _member(f"{',' if parts else '{'}{json.dumps(name)}:", column)
+        for part in _member(f"{',' if parts else '{'}{json.dumps(name)}:", column):
+            if parts and isinstance(part, pa.Scalar) and isinstance(parts[-1], pa.Scalar):
+                part = pa.scalar(f"{parts.pop()}{part}")
+            parts.append(part)
     joined = pc.binary_join_element_wise(*parts, pa.scalar("}"), NOTHING)
     return pa.repeat(joined, rows) if isinstance(joined, pa.Scalar) else joined
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from pipelines.replay.dry_run import dry_run
 from pipelines.replay.inject import Injector, Manifest
 from pipelines.replay.metrics import Latencies, ReplayMetrics, Statistics
 from pipelines.replay.pace import EventTimePace, Pace, RatePace, Unbounded
-from pipelines.replay.portions import Encode, Portion, Source, read_ahead
+from pipelines.replay.portions import Encode, Portion, Source, made_ahead
 from pipelines.replay.progress import shown
 from pipelines.replay.sending import Sender
 from pipelines.replay.stopping import Stop, stoppable
@@ -88,8 +89,11 @@ def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
         )
         ending.enter_context(shown(accounts, arguments.max_messages))
         try:
-            with read_ahead(portions_of(arguments, source)) as ready, contextlib.suppress(Undeliverable):
-                sender.run(ready)
+            with (
+                made_ahead(source.pieces(), source.portion, workers_of(arguments)) as portions,
+                contextlib.suppress(Undeliverable),
+            ):
+                sender.run(prepared(arguments, portions))
         except UserError as error:  # a damaged file: what was read before is sent and accounted for
             unusable = str(error)
         finally:
@@ -99,8 +103,11 @@ def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
     return Outcome(accounts, file.path if file.written else None, unusable or delivery.failure, status)
 
 
-def portions_of(arguments: ReplayArguments, source: Source) -> Iterator[Portion]:
-    portions = source.portions()
+def workers_of(arguments: ReplayArguments) -> int:
+    return 1 if arguments.shift_to_now else arguments.workers  # times are shifted in order
+
+
+def prepared(arguments: ReplayArguments, portions: Iterator[Portion]) -> Iterator[Portion]:
     if arguments.batch_mode:
         portions = iter(list(portions))
     if arguments.inject:
@@ -159,12 +166,13 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("pipelines").setLevel(logging.INFO)
     pa.set_memory_pool(pa.system_memory_pool())  # the others keep tens of MB that they no longer need
+    gc.freeze()  # what is loaded by now stays: no collection need look at it again
     started = time.monotonic()
     with stoppable() as stop:
         try:
             arguments = parse_arguments(argv, environment)
             if arguments.dry_run:
-                for line in dry_run(source_of(arguments, as_json), stop):
+                for line in dry_run(source_of(arguments, as_json), workers_of(arguments), stop):
                     print(line)
                 return 128 + stop.signal if stop.signal else 0
             outcome = replay(arguments, stop)

@@ -41,6 +41,7 @@ DEFAULT_URL = "http://127.0.0.1:8082"
 DEFAULT_VEHICLE = "vehicle-1"
 FOLDER = "out/replay"
 PACED_BATCH, UNBOUNDED_BATCH = 20, 5_000
+WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class ReplayArguments:
     rate: float | None
     max_messages: int | None
     batch_size: int
+    workers: int
     loop: bool
     batch_mode: bool
     shift_to_now: bool
@@ -105,6 +107,7 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
         rate=given.rate,
         max_messages=given.max_messages,
         batch_size=given.batch_size or (PACED_BATCH if paced else UNBOUNDED_BATCH),
+        workers=given.workers,
         loop=given.loop,
         batch_mode=given.batch_mode,
         shift_to_now=given.shift_to_now,
@@ -234,6 +237,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help=f"most messages handed over at once (default: {PACED_BATCH} if paced, else {UNBOUNDED_BATCH:,})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=WORKERS,
+        metavar="N",
+        help="threads that validate and encode rows ahead of their sending (default: %(default)s)",
     )
     kafka = parser.add_argument_group("Kafka")
     kafka.add_argument("--bootstrap_servers", metavar="HOST:PORT")

@@ -17,8 +17,8 @@ from transforms.dead_letters import Failure, to_dead_letters
 
 FLUSH_SECONDS = 0.2
 FULL_QUEUE_SECONDS = 0.005
-PENDING_MESSAGES = 30_000
-PENDING_BYTES = 16 << 20
+PENDING_MESSAGES = 20_000
+PENDING_BYTES = 8 << 20
 
 # What to do about an error that no retry has cured.
 REMEDIES = {

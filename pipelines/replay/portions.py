@@ -1,4 +1,4 @@
-"""Portions of the input: read, validated and encoded ahead of their sending, in a thread of their own."""
+"""Portions of the input: read, validated and encoded ahead of their sending, in threads of their own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from transforms.rules import validate
 
 READ_BYTES = 1 << 20
 ROWS = 8_192
-AHEAD = 3
+AHEAD = 1
 SECOND = 1_000_000
 
 OUTGOING = pa.schema(
@@ -43,11 +43,22 @@ Encode = Callable[[pa.RecordBatch, Sequence[str]], pa.Array]
 """(messages, the names of those of their columns that this file can have values for) -> their bytes."""
 
 
-class Portion(NamedTuple):
-    """Some rows of a file: `messages` of `OUTGOING`, and `refused`, dead letters; both in order of position.
+Made = TypeVar("Made")
+
+
+class Piece(NamedTuple):
+    """Some rows of a file: `records` of `RECORD`, as they were read.
 
     `pass_number` counts the passes over all files from 0, `read_at` is on the monotonic clock.
     """
+
+    records: pa.RecordBatch
+    pass_number: int
+    read_at: float
+
+
+class Portion(NamedTuple):
+    """What became of a piece: `messages` of `OUTGOING`, and `refused`, dead letters; in order of position."""
 
     messages: pa.RecordBatch
     refused: pa.RecordBatch
@@ -70,39 +81,43 @@ class Source:
     loop: bool = False
     shift_to: int | None = None
     seed: int | None = None
+    _pass_number: int = field(default=-1, init=False)
+    _shift: int | None = field(default=None, init=False)
     _newest: int = field(default=0, init=False)
 
-    def portions(self) -> Iterator[Portion]:
-        """All portions in the order of files and rows, without end when `loop`; UserError as `read_block`."""
+    def pieces(self) -> Iterator[Piece]:
+        """All rows in the order of files and rows, without end when `loop`; UserError as `read_block`."""
         for pass_number in itertools.count() if self.loop else range(1):
-            for read_at, records, readings, refused in self.readings(pass_number):
-                yield Portion(self.outgoing(readings, records, pass_number), refused, pass_number, read_at)
+            for path in self.paths:
+                block = open_block(path, self.feed)
+                for records, _ in read_block(block, READ_BYTES) if block else ():
+                    read_at = time.monotonic()
+                    for low in range(0, records.num_rows, ROWS):
+                        yield Piece(records.slice(low, ROWS), pass_number, read_at)
 
-    def readings(
-        self, pass_number: int = 0
-    ) -> Iterator[tuple[float, pa.RecordBatch, pa.RecordBatch, pa.RecordBatch]]:
-        """For each portion of one pass when it was read, its records, its readings and its dead letters."""
-        shift = None
-        for records in self._records():
-            read_at, now = time.monotonic(), time.time_ns() // 1000
-            decoded, undecodable = decode_csv(records, self.feed, self.timezone, now)
-            readings, invalid = validate(decoded, self.feed, now)
-            if self.shift_to is not None and readings.num_rows:
-                micros = _micros(readings[self.feed.event_time])
-                if shift is None:
-                    shift = (self._newest + SECOND if pass_number else self.shift_to) - micros[0]
-                self._newest = max(self._newest, int(micros.max() + shift))
-                readings = _with_column(
-                    readings, self.feed.event_time, pa.array(micros + shift).view(TIMESTAMP)
-                )
-            yield read_at, records, readings, _in_order(undecodable, invalid)
+    def portion(self, piece: Piece) -> Portion:
+        """The piece decoded, validated and encoded; in the order of the pieces if times are shifted."""
+        readings, refused = self.readings(piece)
+        messages = self.outgoing(readings, piece.records, piece.pass_number)
+        return Portion(messages, refused, piece.pass_number, piece.read_at)
 
-    def _records(self) -> Iterator[pa.RecordBatch]:
-        for path in self.paths:
-            block = open_block(path, self.feed)
-            for records, _ in read_block(block, READ_BYTES) if block else ():
-                for low in range(0, records.num_rows, ROWS):
-                    yield records.slice(low, ROWS)
+    def readings(self, piece: Piece) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """(its accepted readings, its dead letters)."""
+        now = time.time_ns() // 1000
+        decoded, undecodable = decode_csv(piece.records, self.feed, self.timezone, now)
+        readings, invalid = validate(decoded, self.feed, now)
+        if self.shift_to is not None and readings.num_rows:
+            readings = self._shifted(readings, piece.pass_number, self.shift_to)
+        return readings, _in_order(undecodable, invalid)
+
+    def _shifted(self, readings: pa.RecordBatch, pass_number: int, shift_to: int) -> pa.RecordBatch:
+        micros = _micros(readings[self.feed.event_time])
+        if pass_number != self._pass_number:
+            self._pass_number = pass_number
+            self._shift = (self._newest + SECOND if pass_number else shift_to) - int(micros[0])
+        shifted = micros + self._shift
+        self._newest = max(self._newest, int(shifted.max()))
+        return _with_column(readings, self.feed.event_time, pa.array(shifted).view(TIMESTAMP))
 
     def outgoing(
         self, readings: pa.RecordBatch, records: pa.RecordBatch, pass_number: int = 0
@@ -173,18 +188,28 @@ def _in_order(*letters: pa.RecordBatch) -> pa.RecordBatch:
 
 
 @contextlib.contextmanager
-def read_ahead(portions: Iterator[Portion]) -> Iterator[Iterator[Portion]]:
-    """Makes the portions in a thread, at most `AHEAD` of them waiting: it slows down to the sender."""
-    with ThreadPoolExecutor(1, "read ahead") as thread:
-        waiting = deque(thread.submit(next, portions, None) for _ in range(AHEAD))
+def made_ahead(
+    pieces: Iterator[Piece], make: Callable[[Piece], Made], workers: int
+) -> Iterator[Iterator[Made]]:
+    """What `make` makes of the pieces, in their order: read in one thread, made in `workers` others.
 
-        def taken() -> Iterator[Portion]:
-            while (portion := waiting.popleft().result()) is not None:
-                waiting.append(thread.submit(next, portions, None))
-                yield portion
+    They are at most `AHEAD` pieces ahead of the one in use, plus one each: they slow down to the sender.
+    """
+    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(workers, "make") as making:
+
+        def make_next() -> Future[Made | None]:
+            read = reading.submit(next, pieces, None)
+            return making.submit(lambda: None if (piece := read.result()) is None else make(piece))
+
+        waiting = deque(make_next() for _ in range(workers + AHEAD))
+
+        def made() -> Iterator[Made]:
+            while (one := waiting.popleft().result()) is not None:
+                waiting.append(make_next())
+                yield one
 
         try:
-            yield taken()
+            yield made()
         finally:
             for future in waiting:
                 future.cancel()
