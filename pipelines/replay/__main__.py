@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipelines.metrics_server import served
+from pipelines.printing import print_lines
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.arguments import ReplayArguments, parse_arguments
 from pipelines.replay.dead_letters import DeadLetterFile, DeadLetterTopic
@@ -26,7 +27,7 @@ from pipelines.replay.portions import Encode, Portion, Source, made_ahead
 from pipelines.replay.progress import shown
 from pipelines.replay.sending import Sender
 from pipelines.replay.stopping import Stop, stoppable
-from pipelines.replay.topics import Broker, prepare
+from pipelines.replay.topics import Broker, prepare, topics_of
 from transforms.errors import UserError
 from transforms.json_messages import to_json
 
@@ -44,11 +45,14 @@ class Outcome(NamedTuple):
 
 def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
     """Replays the files. UserError when it cannot even begin."""
-    topics = {arguments.topic: arguments.partitions}
-    if arguments.dead_letter_topic:
-        topics[arguments.dead_letter_topic] = arguments.partitions
+    needed = [topic for topic in (arguments.topic, arguments.dead_letter_topic) if topic]
+    topics = topics_of(
+        arguments.feed.name, arguments.topic, arguments.dead_letter_topic, arguments.partitions
+    )
     file = DeadLetterFile(arguments.dead_letters)
-    prepare(Broker(arguments.properties), topics, arguments.create_topics, arguments.replication_factor)
+    prepare(
+        Broker(arguments.properties), needed, topics, arguments.create_topics, arguments.replication_factor
+    )
     source = source_of(arguments, encoder(arguments))
     accounts, latencies, statistics = ReplayAccounts(), Latencies(), Statistics()
     unusable = None
@@ -172,14 +176,12 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.
         try:
             arguments = parse_arguments(argv, environment)
             if arguments.dry_run:
-                for line in dry_run(source_of(arguments, as_json), workers_of(arguments), stop):
-                    print(line)
+                print_lines(dry_run(source_of(arguments, as_json), workers_of(arguments), stop))
                 return 128 + stop.signal if stop.signal else 0
             outcome = replay(arguments, stop)
         except UserError as error:
             return _fail(str(error))
-    for line in closing_lines(arguments, outcome, time.monotonic() - started):
-        print(line)
+    print_lines(closing_lines(arguments, outcome, time.monotonic() - started))
     if outcome.failure:
         _fail(outcome.failure)
     return outcome.status

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pipelines.parser import OneLineParser
 from pipelines.replay import properties
 from pipelines.replay.inject import KINDS
-from pipelines.replay.topics import PARTITIONS
+from pipelines.replay.topics import TOPICS, default_dead_letter_topic
 from schemas.detections import NAME
 from schemas.feed import Feed
 from schemas.feeds import FEEDS
@@ -36,11 +36,10 @@ Exit status: 0 done; 1 the broker did not take every message, or the accounts do
 unusable input or no way to the topic (one line says what); 130 after Ctrl+C, 143 after SIGTERM, once what was
 handed over is settled. A second Ctrl+C gives that up too: the rest become dead letters.
 """
-DEFAULT_TOPICS = {"traffic": "traffic-raw", "detections": "detections", "air_quality": "air_quality.raw"}
 DEFAULT_URL = "http://127.0.0.1:8082"
 DEFAULT_VEHICLE = "vehicle-1"
 FOLDER = "out/replay"
-PACED_BATCH, UNBOUNDED_BATCH = 20, 5_000
+PACED_BATCH, UNBOUNDED_BATCH = 20, 4_096
 WORKERS = 2
 
 
@@ -66,7 +65,7 @@ class ReplayArguments:
     deterministic: int | None
     dry_run: bool
     create_topics: bool
-    partitions: int
+    partitions: int | None
     replication_factor: int
     dead_letters: str
     dead_letter_topic: str | None
@@ -86,7 +85,7 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
     """
     given = _parser().parse_args(argv)
     feed = _feed(given)
-    topic = given.topic or environment.get("KAFKA_TOPIC") or DEFAULT_TOPICS[feed.name]
+    topic = given.topic or environment.get("KAFKA_TOPIC") or next(iter(TOPICS[feed.name]))
     if given.loop and given.batch_mode:
         raise UserError("--loop never ends: it cannot be read into memory by --batch_mode")
     paced = given.rate is not None or given.speedup > 0
@@ -114,10 +113,10 @@ def parse_arguments(argv: Sequence[str] | None, environment: Mapping[str, str]) 
         deterministic=given.deterministic,
         dry_run=given.dry_run,
         create_topics=given.create_topics,
-        partitions=given.partitions or PARTITIONS[feed.name],
+        partitions=given.partitions,
         replication_factor=given.replication_factor,
         dead_letters=given.dead_letters or f"{FOLDER}/{topic}-{started}.dead_letters.parquet",
-        dead_letter_topic=f"{topic}.dlq" if dead_letter_topic == "" else dead_letter_topic,
+        dead_letter_topic=default_dead_letter_topic(topic) if dead_letter_topic == "" else dead_letter_topic,
         inject=inject,
         seed=given.seed,
         late_seconds=given.late_seconds,
@@ -171,7 +170,7 @@ def _properties(given: argparse.Namespace, environment: Mapping[str, str]) -> di
     return merged
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m pipelines.replay",
         usage="%(prog)s FEED --input FILE ... --bootstrap_servers HOST:PORT [--topic TOPIC] [options]",
@@ -251,13 +250,15 @@ def _parser() -> argparse.ArgumentParser:
     kafka.add_argument(
         "--compression", choices=("none", "gzip", "snappy", "lz4", "zstd"), help="(default: snappy)"
     )
-    kafka.add_argument("--linger_ms", type=_not_negative, metavar="MS", help="(default: 20)")
+    kafka.add_argument("--linger_ms", type=_not_negative, metavar="MS", help="(default: 10)")
     kafka.add_argument(
         "--kafka_config", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="any property of librdkafka but secrets, which all users of the machine would see",
     )  # fmt: skip
     kafka.add_argument("--kafka_config_file", metavar="FILE", help="the same, a NAME=VALUE in each line")
-    kafka.add_argument("--create_topics", action="store_true", help="create the topics that do not exist")
+    kafka.add_argument(
+        "--create_topics", action="store_true", help="create the feed's topics that do not exist"
+    )
     kafka.add_argument(
         "--partitions", type=_positive, metavar="N", help="of created topics (default: traffic 5, others 3)"
     )
@@ -279,7 +280,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="TOPIC",
-        help="send refused rows there (default: TOPIC.dlq); what Kafka does not take goes to the file",
+        help="send refused rows there (default: TOPIC.dlq, or air_quality.dlq); "
+        "what Kafka does not take goes to the file",
     )
     faults = parser.add_argument_group("faults on purpose")
     faults.add_argument(

@@ -17,7 +17,7 @@ from transforms.dead_letters import Failure, to_dead_letters
 
 FLUSH_SECONDS = 0.2
 FULL_QUEUE_SECONDS = 0.005
-PENDING_MESSAGES = 20_000
+PENDING_MESSAGES = 16_000
 PENDING_BYTES = 8 << 20
 
 # What to do about an error that no retry has cured.
@@ -29,17 +29,19 @@ REMEDIES = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "have this user allowed to write to a topic, or IdempotentWrite",
     KafkaError._AUTHENTICATION: "put right KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, and the mechanism",
     KafkaError.SASL_AUTHENTICATION_FAILED: "put right KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
+    KafkaError._SSL: "is KAFKA_SSL_CA_LOCATION the authority of its certificate, does it speak TLS?",
     KafkaError._FATAL: "the idempotent producer cannot go on: start the replay again",
     KafkaError.UNSUPPORTED_COMPRESSION_TYPE: "choose another --compression",
     KafkaError.MSG_SIZE_TOO_LARGE: "raise message.max.bytes, and max.message.bytes of the topic",
     KafkaError._MSG_TIMED_OUT: "no broker has answered for as long as message.timeout.ms: is it up?",
 }
-OF_ONE_MESSAGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._MSG_TIMED_OUT}
+# After these a further message may still be taken.
+PASSING = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._MSG_TIMED_OUT, KafkaError._SSL}
 
 
 def is_hopeless(error: KafkaError) -> bool:
     """Whether every further message would meet the same error."""
-    return error.fatal() or (error.code() in REMEDIES and error.code() not in OF_ONE_MESSAGE)
+    return error.fatal() or (error.code() in REMEDIES and error.code() not in PASSING)
 
 
 class Undeliverable(Exception):

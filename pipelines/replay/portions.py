@@ -26,7 +26,6 @@ from transforms.rules import validate
 
 READ_BYTES = 1 << 20
 ROWS = 8_192
-AHEAD = 1
 SECOND = 1_000_000
 
 OUTGOING = pa.schema(
@@ -193,7 +192,7 @@ def made_ahead(
 ) -> Iterator[Iterator[Made]]:
     """What `make` makes of the pieces, in their order: read in one thread, made in `workers` others.
 
-    They are at most `AHEAD` pieces ahead of the one in use, plus one each: they slow down to the sender.
+    Each makes one ahead of what is in use, and no more: they slow down to the sender.
     """
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(workers, "make") as making:
 
@@ -201,7 +200,7 @@ def made_ahead(
             read = reading.submit(next, pieces, None)
             return making.submit(lambda: None if (piece := read.result()) is None else make(piece))
 
-        waiting = deque(make_next() for _ in range(workers + AHEAD))
+        waiting = deque(make_next() for _ in range(workers))
 
         def made() -> Iterator[Made]:
             while (one := waiting.popleft().result()) is not None:

@@ -32,7 +32,7 @@ DEFAULTS: Mapping[str, object] = {
     "enable.idempotence": True,
     "acks": "all",
     "compression.type": "snappy",
-    "linger.ms": 20,
+    "linger.ms": 10,
     "retries": 5,
     "retry.backoff.ms": 100,
     "retry.backoff.max.ms": 1600,

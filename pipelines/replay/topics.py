@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -16,7 +16,12 @@ from transforms.errors import UserError
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 ANSWER_SECONDS = 1.0
 CREATE_SECONDS = 30.0
-PARTITIONS = {"traffic": 5, "detections": 3, "air_quality": 3}
+TOPICS: Mapping[str, Mapping[str, int]] = {
+    "traffic": {"traffic-raw": 5},
+    "detections": {"detections": 3},
+    "air_quality": {"air_quality.raw": 3, "air_quality.clean": 3, "air_quality.dlq": 3},
+}
+"""The topics around a feed and their partitions; the first of them is the one that a replay fills."""
 FOR_PRODUCERS_ONLY = ("acks", "batch.", "compression.", "enable.idempotence", "linger.", "message.timeout.",
                       "partitioner", "queue.buffering.", "retries")  # fmt: skip
 
@@ -65,10 +70,38 @@ class Broker:
             self._refusal = error
 
 
-def prepare(broker: Broker, topics: Mapping[str, int], create: bool, replication_factor: int) -> None:
-    """Sees to it that the topics exist, creating them only when asked to. UserError when one does not."""
+def topics_of(feed: str, topic: str, dead_letter_topic: str | None, partitions: int | None) -> dict[str, int]:
+    """The topics to create and their partitions: around a feed's own topic all that the feed has.
+
+    >>> topics_of("air_quality", "elsewhere", None, None)
+    {'elsewhere': 3}
+    """
+    own = TOPICS[feed]
+    usual = next(iter(own.values()))
+    asked = {name: usual for name in (topic, dead_letter_topic) if name}
+    topics = {**own, **asked} if topic in own else asked
+    return {name: partitions or number for name, number in topics.items()}
+
+
+def default_dead_letter_topic(topic: str) -> str:
+    """The topic beside that one.
+
+    >>> default_dead_letter_topic("traffic-raw"), default_dead_letter_topic("air_quality.raw")
+    ('traffic-raw.dlq', 'air_quality.dlq')
+    """
+    return f"{topic.removesuffix('.raw')}.dlq"
+
+
+def prepare(
+    broker: Broker, needed: Sequence[str], topics: Mapping[str, int], create: bool, replication_factor: int
+) -> None:
+    """Sees to it that the needed topics exist; creates all topics that do not, but only when asked to.
+
+    UserError when one does not exist and is not to be created, or cannot be.
+    """
     existing = broker.topics()
-    missing = {topic: partitions for topic, partitions in topics.items() if topic not in existing}
+    wanted = topics if create else needed
+    missing = {topic: topics[topic] for topic in wanted if topic not in existing}
     if missing and not create:
         raise UserError(
             f"topic {', '.join(missing)} does not exist on {broker.servers}: "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,21 +14,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from pipelines.replay.__main__ import main
 from runners.local import KafkaBroker
@@ -450,106 +442,6 @@ def test_kafka_is_found_by_environment_variables_alone(
     assert sum(topic_end(kafka, topic).values()) == 10
 
 
-def test_a_secret_on_the_command_line_is_refused_and_not_repeated(replay: Replay, tmp_path: Path) -> None:
-    file = readings(tmp_path / "a.csv", 1)
-    assert replay("t", file, kafka_config="sasl.password=hunter2") == 2
-    assert "KAFKA_SASL_PASSWORD" in replay.err and "hunter2" not in replay.err + replay.out
-
-
-class SaslBroker(KafkaBroker):
-    """A broker that knows two users: admin may do everything, reader may not write."""
-
-    LOGIN = (
-        "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        'username="admin" password="right" user_admin="right" user_reader="right";'
-    )
-    ADMIN: ClassVar = {
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanisms": "PLAIN",
-        "sasl.username": "admin",
-        "sasl.password": "right",
-    }
-
-    def prepare(self) -> None:
-        super().prepare()
-        usual = self._properties.read_text()
-        self._properties.write_text(
-            usual.replace("map=PLAINTEXT:PLAINTEXT", "map=PLAINTEXT:SASL_PLAINTEXT")
-            + "sasl.enabled.mechanisms=PLAIN\nsasl.mechanism.inter.broker.protocol=PLAIN\n"
-            + f"listener.name.plaintext.plain.sasl.jaas.config={self.LOGIN}\n"
-            + "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
-            + "super.users=User:admin;User:ANONYMOUS\n"
-        )
-
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0, **self.ADMIN})
-
-
-@pytest.fixture(scope="module")
-def sasl_broker(kafka: KafkaBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SaslBroker]:
-    with SaslBroker(tmp_path_factory.mktemp("sasl") / "kafka") as broker:
-        broker.create_topic("guarded")
-        allowed = {"guarded": AclOperation.DESCRIBE, "another": AclOperation.WRITE}
-        bindings = [
-            AclBinding(
-                ResourceType.TOPIC,
-                topic,
-                ResourcePatternType.LITERAL,
-                "User:reader",
-                "*",
-                operation,
-                AclPermissionType.ALLOW,
-            )
-            for topic, operation in allowed.items()
-        ]
-        admin = broker._admin()
-        for created in admin.create_acls(bindings).values():
-            created.result()
-        yield broker
-
-
-def sasl(user: str, password: str) -> dict[str, str]:
-    return {
-        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
-        "KAFKA_SASL_MECHANISM": "PLAIN",
-        "KAFKA_SASL_USERNAME": user,
-        "KAFKA_SASL_PASSWORD": password,
-    }
-
-
-def test_the_right_password_is_let_in(
-    sasl_broker: SaslBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    replay = Replay(sasl_broker, tmp_path, capsys)
-    assert replay("guarded", readings(tmp_path / "a.csv", 10), environment=sasl("admin", "right")) == 0
-    assert account(replay.out)["acked"] == 10
-    assert topic_end(sasl_broker, "guarded", SaslBroker.ADMIN) == {0: 10}
-
-
-def test_a_wrong_password_ends_at_once_with_what_to_do(
-    sasl_broker: SaslBroker,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    replay, started = Replay(sasl_broker, tmp_path, capsys), time.monotonic()
-    assert replay("guarded", readings(tmp_path / "a.csv", 10), environment=sasl("admin", "wr0ng")) == 2
-    assert time.monotonic() - started < 10
-    assert "KAFKA_SASL_PASSWORD" in replay.err and replay.err.count("\n") == 1
-    assert "wr0ng" not in replay.err + replay.out + caplog.text
-
-
-def test_a_user_who_may_not_write_ends_at_once_with_every_row_accounted_for(
-    sasl_broker: SaslBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    replay, started = Replay(sasl_broker, tmp_path, capsys), time.monotonic()
-    file = readings(tmp_path / "a.csv", 100)
-    assert replay("guarded", file, environment=sasl("reader", "right")) == 1
-    assert time.monotonic() - started < 20
-    assert account(replay.out)["acked"] == 0
-    assert "topic guarded: Broker: Topic authorization failed: have this user allowed" in replay.err
-
-
 # --- When Kafka does not take it
 
 
@@ -564,17 +456,6 @@ def test_an_unknown_topic_is_said_at_once_and_not_created(
         "no-such-topic"
         not in AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).list_topics().topics
     )
-
-
-def test_topics_are_created_when_asked_with_the_partitions_of_the_feed(
-    replay: Replay, kafka: KafkaBroker, tmp_path: Path
-) -> None:
-    file = readings(tmp_path / "a.csv", 10)
-    topic = f"traffic-created-{os.getpid()}"
-    assert replay(topic, file, create_topics=True) == 0
-    assert len(topic_end(kafka, topic)) == 5
-    assert replay(topic, file, create_topics=True) == 0
-    assert sum(topic_end(kafka, topic).values()) == 20
 
 
 def test_nobody_at_the_address_is_said_in_one_line(
