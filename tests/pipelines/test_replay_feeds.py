@@ -10,12 +10,15 @@ from pathlib import Path
 
 import fastavro
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from pipelines.replay.__main__ import main
 from runners.local import KafkaBroker, SchemaRegistry
 from runners.local.ports import LOOPBACK, free_ports
+from runners.local.waiting import wait_until
 from schemas.air_quality import MEASURED
 from schemas.avro import avro_schema
+from schemas.feeds import FEEDS
 from schemas.traffic import TRAFFIC
 from tests.pipelines.test_replay import account, read_topic, readings
 
@@ -129,3 +132,33 @@ def test_a_registry_that_is_away_is_said_in_one_line(
     assert run("traffic", topic, file, "--format", "avro", "--schema_registry", url) == 2
     err = capsys.readouterr().err
     assert "schema registry" in err and "cannot be reached" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("feed", "topics"),
+    [
+        ("traffic", {"traffic-raw": 5, "traffic-raw.dlq": 5}),
+        ("detections", {"detections": 3, "detections.dlq": 3}),
+        ("air_quality", {"air_quality.raw": 3, "air_quality.clean": 3, "air_quality.dlq": 3}),
+    ],
+)
+def test_topics_are_created_when_asked_with_the_partitions_of_the_feed(
+    kafka: KafkaBroker, tmp_path: Path, feed: str, topics: dict[str, int]
+) -> None:
+    file = tmp_path / "a.csv"
+    delimiter = FEEDS[feed].dialect.delimiter
+    file.write_text(delimiter.join(FEEDS[feed].required_columns) + "\n")
+    command = [feed, "--input", str(file), "--bootstrap_servers", kafka.bootstrap_servers]
+    assert not topics.keys() & partitions(kafka).keys()
+    for _ in range(2):
+        assert main([*command, "--dead_letter_topic", "--create_topics"], {}) == 0
+        # the controller knows a topic before the broker shows it
+        assert wait_until(lambda: topics.items() <= partitions(kafka).items(), within=20)
+    for topic in topics:
+        kafka.delete_topic(topic)
+
+
+def partitions(kafka: KafkaBroker) -> dict[str, int]:
+    """The topics that are there, and how many partitions each has."""
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).list_topics(timeout=10).topics
+    return {name: len(topic.partitions) for name, topic in topics.items()}

@@ -170,12 +170,9 @@ class TlsBroker(KafkaBroker):
     def prepare(self) -> None:
         super().prepare()
         key, certificate, both = (self.folder / name for name in ("key.pem", "certificate.pem", "both.pem"))
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=broker"]
-            + ["-addext", f"subjectAltName=IP:{LOOPBACK}", "-keyout", str(key), "-out", str(certificate)],
-            check=True,
-            capture_output=True,
-        )
+        options = f"-newkey rsa:2048 -nodes -days 1 -subj /CN=broker -addext subjectAltName=IP:{LOOPBACK}"
+        command = ["openssl", "req", "-x509", *options.split(), "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(command, check=True, capture_output=True)
         both.write_text(key.read_text() + certificate.read_text())
         usual = self._properties.read_text()
         self._properties.write_text(
