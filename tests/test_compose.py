@@ -23,7 +23,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pipelines.arguments import parse_arguments
-from pipelines.replay.topics import PARTITIONS
+from pipelines.replay.topics import TOPICS
 from runners.local.flink import CONFIGURATION
 from runners.local.jars import COORDINATES, FLINK_VERSION
 from runners.local.kafka import CLUSTER_ID, PROPERTIES
@@ -163,7 +163,7 @@ def test_topics_are_those_of_the_replay():
     created = dict(re.findall(r"create --topic (\S+) --partitions (\d+)", script))
     job = parse_arguments(TRAFFIC, SERVICES["job"]["command"])
     assert set(created) == {*job.topics, job.aggregates_topic, job.dead_letter_topic}
-    assert set(created.values()) == {str(PARTITIONS["traffic"])}
+    assert set(created.values()) == {str(TOPICS["traffic"]["traffic-raw"])}
     assert f"{job.aggregates_topic} --partitions 5 --config cleanup.policy=compact" in script
 
 
