@@ -24,7 +24,7 @@ from pipelines.progress_bar import shown
 from pipelines.stream_record import record, refuse_other_output
 from pipelines.watched import watched
 from runners.options import UnusableRunner, pipeline_options
-from runners.savepoints import CannotStop, refused_resume, rest_url, stop_with_savepoint
+from runners.savepoints import CannotStop, last_checkpoint, refused_resume, rest_url, stop_with_savepoint
 from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import SUMMARY
@@ -36,6 +36,8 @@ from transforms.parquet import digest
 
 ENDED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 UNHEALTHY = 3
+CANCELLED = re.compile(r"JobCancellationException|failed in state CANCELLED")
+FAILED = re.compile(r"failed in state FAILED: (.+)", re.DOTALL)
 USER_ERROR_IN_TEXT = re.compile(r"UserError: (.+?)(?: \[while running|\\n|\n|$)")
 WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 
@@ -129,7 +131,35 @@ def _stream(arguments: Arguments) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print(_stopped_at(pipeline), flush=True)
         return STOPPED[type(stopped)]
+    except (RuntimeError, grpc.RpcError) as error:
+        if (end := _end_in_words(error)) is None:
+            raise
+        print(f"error: {end}{_last_checkpoint(pipeline)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _end_in_words(error: RuntimeError | grpc.RpcError) -> str | None:
+    """How the stream ended that was not meant to; None for what is told otherwise."""
+    if _is_end(error):
+        return "the job server has gone; the job may still run on its cluster"
+    if CANCELLED.search(str(error)):
+        return "the job was cancelled"
+    failed = FAILED.search(str(error))
+    if failed is None or _in_words(str(error)) is not None:
+        return None
+    return f"the job failed: {failed[1].splitlines()[-1]}"
+
+
+def _last_checkpoint(pipeline: beam.Pipeline) -> str:
+    options = pipeline.options.get_all_options()
+    url = rest_url(options.get("flink_master") or "[local]")
+    place = url and last_checkpoint(url, options["job_name"])
+    return (
+        f"; the same command resumes it from its last checkpoint with --savepoint_path={place}"
+        if place
+        else ""
+    )
 
 
 class _Stopped(BaseException):
@@ -199,7 +229,8 @@ def _is_no_user_error(record: logging.LogRecord) -> bool:
 
 def _is_not_said_in_words(record: logging.LogRecord) -> bool:
     """Beam logs the failure of a job, and raises it then."""
-    return record.levelno < logging.ERROR or _in_words(record.getMessage()) is None
+    message = record.getMessage() if record.levelno >= logging.ERROR else ""
+    return _in_words(message) is None and not CANCELLED.search(message)
 
 
 def _fail(message: str) -> int:

@@ -51,6 +51,20 @@ def stop_with_savepoint(rest_url: str, job: str, patience: float = 300) -> str:
         raise CannotStop(f"{rest_url}: {error}") from error
 
 
+def last_checkpoint(rest_url: str, job: str) -> str | None:
+    """Where the newest job of that name has its last whole checkpoint, as a URL; None when unknown."""
+    try:
+        overview = _answer(requests.get(f"{rest_url}/jobs/overview", timeout=ANSWER_SECONDS))
+        started = {each["start-time"]: each["jid"] for each in overview["jobs"] if each["name"] == job}
+        if not started:
+            return None
+        checkpoints = f"{rest_url}/jobs/{started[max(started)]}/checkpoints"
+        latest = _answer(requests.get(checkpoints, timeout=ANSWER_SECONDS))["latest"]["completed"]
+        return latest and latest["external_path"]
+    except (requests.RequestException, CannotStop):
+        return None
+
+
 def _completed(url: str, patience: float) -> str:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

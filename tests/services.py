@@ -35,9 +35,10 @@ def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Schema
 
 @pytest.fixture(scope="session")
 def flink_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
-    """Two TaskManagers: a job of parallelism 2 goes on when one is killed."""
+    """Two TaskManagers: a job of parallelism 2 goes on when one is killed; and a pool of Python workers."""
     require_maven()
-    with FlinkCluster(tmp_path_factory.mktemp("services") / "flink", task_managers=2) as cluster:
+    folder = tmp_path_factory.mktemp("services") / "flink"
+    with FlinkCluster(folder, task_managers=2, worker_pool=True) as cluster:
         yield cluster
 
 

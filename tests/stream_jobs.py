@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import requests
@@ -70,15 +73,14 @@ def flags(kafka: KafkaBroker, output: Path) -> list[str]:
 
 @contextlib.contextmanager
 def job(
-    kafka: KafkaBroker, output: Path, *arguments: str, feed: str = "traffic"
+    kafka: KafkaBroker, output: Path, *arguments: str, program: str = "pipelines.traffic"
 ) -> Iterator[subprocess.Popen]:
     """The job as a person would start it, on the Flink inside Beam's job server unless told otherwise."""
     require_maven()
-    log = output.parent / f"{output.name}.log"
     process = subprocess.Popen(
-        [sys.executable, "-m", f"pipelines.{feed}", *flags(kafka, output), *arguments],
+        [sys.executable, "-m", *program.split(), *flags(kafka, output), *arguments],
         cwd=ROOT,
-        stdout=log.open("a"),
+        stdout=job_log(output).open("a"),
         stderr=subprocess.STDOUT,
         env={
             **os.environ,
@@ -95,27 +97,62 @@ def job(
         process.wait()
 
 
+def job_log(output: Path) -> Path:
+    return output.parent / f"{output.name}.log"
+
+
+@dataclass
+class ClusterJob:
+    """A job of a cluster as Flink's REST interface shows it, and the process that started it."""
+
+    rest_url: str
+    name: str
+    launcher: subprocess.Popen
+
+    def running(self) -> list[str]:
+        """Its id, while it runs."""
+        jobs = self._get("jobs/overview")["jobs"]
+        return [job["jid"] for job in jobs if job["name"] == self.name and job["state"] in LIVELY]
+
+    def last_restart(self) -> int:
+        """When Flink last started it anew after a failure, in milliseconds; 0 for never."""
+        return self._get(f"jobs/{self.running()[0]}")["timestamps"]["RESTARTING"]
+
+    def checkpoints(self) -> int:
+        """How many it has completed."""
+        return self._get(f"jobs/{self.running()[0]}/checkpoints")["counts"]["completed"]
+
+    def cancel(self) -> None:
+        for each in self.running():
+            requests.patch(f"{self.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
+        wait_for(lambda: not self.running(), "the job is cancelled")
+
+    def _get(self, path: str) -> Any:
+        answer = requests.get(f"{self.rest_url}/{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+
+LIVELY = ("CREATED", "RUNNING", "RESTARTING", "FAILING")
+
+
 @contextlib.contextmanager
 def job_on_cluster(
-    cluster: FlinkCluster, kafka: KafkaBroker, output: Path, *arguments: str
-) -> Iterator[None]:
-    """The job on a cluster whose workers are processes beside it; cancelled at the end."""
-    where = [f"--job_endpoint={cluster.job_endpoint}", "--environment_type=LOOPBACK"]
-    with job(kafka, output, *arguments, *where):
-        yield
-        cancel(cluster)
-
-
-def cancel(cluster: FlinkCluster) -> None:
-    """Cancels the cluster's jobs, and waits until they are."""
-    for each in running(cluster):
-        requests.patch(f"{cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
-    wait_for(lambda: not running(cluster), "the job is cancelled")
-
-
-def running(cluster: FlinkCluster) -> list[str]:
-    jobs = requests.get(f"{cluster.rest_url}/jobs", timeout=30).json()["jobs"]
-    return [job["id"] for job in jobs if job["status"] in ("CREATED", "RUNNING", "RESTARTING")]
+    cluster: FlinkCluster,
+    kafka: KafkaBroker,
+    output: Path,
+    *arguments: str,
+    program: str = "pipelines.traffic",
+) -> Iterator[ClusterJob]:
+    """The job on a cluster with its Python workers in the cluster's pool; cancelled at the end."""
+    name = f"{output.name}-{uuid.uuid4().hex[:8]}"
+    where = [*cluster.flags, f"--flink_master={cluster.rest_url}", f"--job_name={name}"]
+    with job(kafka, output, *where, *arguments, program=program) as launcher:
+        started = ClusterJob(cluster.rest_url, name, launcher)
+        try:
+            yield started
+        finally:
+            started.cancel()
 
 
 def raw_offsets(output: Path) -> list[tuple[int, int]]:

@@ -99,7 +99,7 @@ def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
         "--idle_seconds=1",
     ]
     output = tmp_path / "stream"
-    with job(kafka, output, *options, feed="air_quality"):
+    with job(kafka, output, *options, program="pipelines.air_quality"):
         expected = written(tmp_path / "batch", "clean")
         for kind, number in (("clean", len(expected)), ("daily", len(written(tmp_path / "batch", "daily")))):
             last = output / "processed" / kind / "year=2005" / "month=04" / "day=04"

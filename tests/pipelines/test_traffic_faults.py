@@ -1,46 +1,226 @@
-"""Faults on a real cluster: after each the tables are what DuckDB makes of all that was sent."""
+"""Faults on a real cluster: after each the tables are what DuckDB makes of all that was produced.
+
+Accounts balance offset by offset: raw holds the first message of every reading, with its offset, the dead
+letters every message that is none, so that all others are duplicates.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+import fastavro
+import psutil
+import pyarrow as pa
 import pytest
-import requests
 
 from pipelines import traffic
-from runners.local import KafkaBroker
+from runners.local import FlinkCluster, KafkaBroker, SchemaRegistry
 from tests.stream_jobs import (
     START,
-    assert_final_tables,
+    ClusterJob,
     flags,
-    job,
+    job_log,
     job_on_cluster,
     raw_offsets,
-    reading,
-    rows,
-    running,
     send,
     wait_for,
 )
+from transforms.schema_registry import SchemaRegistry as SchemaRegistryClient
+
+PARTITIONS, SENSORS, STEP_SECONDS, PORTION_SECONDS = 4, 40, 5, 1200
+OUTAGE_SECONDS = 15
+RECOVERY_SECONDS = 180
+BROKEN = b'{"sensor_id": "s01", "timest'
+SOURCE = ["--out_of_orderness_seconds=30", "--idle_seconds=3"]
+UNLIKE = "({0} except all {1}) union all ({1} except all {0})"
+READINGS = """select distinct on (sensor_id, second) * from message where sensor_id is not null
+    order by sensor_id, second, position"""
+TABLES = {
+    "raw": (
+        "sensor_id, epoch(timestamp)::bigint, speed_mph, partition, position",
+        "timestamp",
+        f"select sensor_id, second, speed, partition, position from ({READINGS}) where second < {{closed}}",
+    ),
+    "processed/aggregates": (
+        "sensor_id, epoch(window_start)::bigint, message_count, round(avg_speed, 6), round(p85_speed, 6)",
+        "window_start",
+        f"""select sensor_id, second // 300 * 300, count(*), round(avg(speed), 6),
+            round(quantile_cont(speed, 0.85), 6) from ({READINGS}) where second < {{closed}} group by all""",
+    ),
+    "dead_letters": (
+        "partition, position, value",
+        "to_timestamp(0)",
+        "select partition, position, value from message where sensor_id is null",
+    ),
+}
+
+Encode = Callable[[str, int, float], bytes]
+
+
+def to_json(sensor: str, second: int, speed: float) -> bytes:
+    return json.dumps({"sensor_id": sensor, "timestamp": second * 1000, "speed_mph": speed}).encode()
+
+
+class Produced:
+    """A topic of 4 partitions with what was produced to it, portions of 20 minutes of event time.
+
+    40 sensors, each in one partition, give a reading every 5 s, out of order by up to 20 s. One in a hundred
+    is there twice, and one message in 500 is broken.
+    """
+
+    def __init__(self, kafka: KafkaBroker, topic: str) -> None:
+        self.kafka, self.topic, self.portions = kafka, topic, 0
+        self.con = duckdb.connect()
+        self.con.execute("set timezone = 'UTC'")
+        # It mixes what a file held with what the file holds that has replaced it.
+        self.con.execute("set enable_external_file_cache = false")
+        self.con.execute(
+            """create table message
+            (partition int, position bigint, sensor_id text, second bigint, speed double, value blob)"""
+        )
+
+    def send(self, encode: Encode = to_json) -> None:
+        """One portion more."""
+        places = [count for (count,) in self._next_positions()]
+        messages = []
+        size = SENSORS * PORTION_SECONDS // STEP_SECONDS
+        for n in range(self.portions * size, (self.portions + 1) * size):
+            sensor, second = f"s{n % SENSORS:02}", START + n // SENSORS * STEP_SECONDS + n * 7919 % 20
+            speed = 20.0 + n * 31 % 60
+            reading = (sensor, second, speed, encode(sensor, second, speed))
+            new = [reading] * (2 if n % 100 == 0 else 1) + [(None, None, None, BROKEN)] * (n % 500 == 0)
+            for each in new:
+                partition = n % PARTITIONS
+                messages.append((partition, places[partition], *each))
+                places[partition] += 1
+        columns = ["partition", "position", "sensor_id", "second", "speed", "value"]
+        added = pa.table([pa.array(column) for column in zip(*messages, strict=True)], columns)
+        self.con.register("added", added)
+        self.con.execute("insert into message select * from added")
+        send(self.kafka, self.topic, [(message[0], message[5]) for message in messages])
+        self.portions += 1
+
+    def _next_positions(self) -> list[tuple[int]]:
+        return self.con.execute(
+            f"""select count(position) from range({PARTITIONS}) as number
+            left join message on partition = number.range group by number.range order by number.range"""
+        ).fetchall()
+
+    def unlike(self, output: Path) -> dict[str, int]:
+        """How many rows of each table are not as they should be, in all windows but the last."""
+        found = {}
+        closed = START + self.portions * PORTION_SECONDS - 300
+        for kind, (columns, when, expected) in TABLES.items():
+            theirs = expected.format(closed=closed)
+            files = f"read_parquet('{output}/{kind}/**/*.parquet', hive_partitioning=false)"
+            ours = f"select {columns} from {files} where epoch({when}) < {closed}"
+            if not any((output / kind).rglob("*.parquet")):
+                ours = f"{theirs} limit 0"
+            unlike = self.con.execute(f"select count(*) from ({UNLIKE.format(f'({ours})', f'({theirs})')})")
+            if rows := unlike.fetchall()[0][0]:
+                found[kind] = rows
+        return found
+
+    def wait_until_complete(self, output: Path, what: str, since: float) -> None:
+        """Waits for all tables to be right, and prints how long that took."""
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.unlike(output), what, RECOVERY_SECONDS)
+        assert not self.unlike(output)
+        print(f"{what}: all tables right {time.monotonic() - since:.0f} s later")
 
 
 @pytest.fixture
-def traffic_topic(kafka: KafkaBroker, new_topic: Callable[..., str]) -> Iterator[tuple[str, list]]:
-    """A topic of 4 partitions, and 60,000 readings of two hours to be sent to it, as (partition, value).
+def produced(kafka: KafkaBroker, new_topic: Callable[..., str]) -> Produced:
+    return Produced(kafka, new_topic(PARTITIONS))
 
-    Each sensor is in one partition, out of order by up to 20 s, and one reading in a hundred is sent twice.
-    """
-    topic = new_topic(4)
-    sent = []
-    for n in range(60_000):
-        sensor, second = n % 40, n // 40 * 5 + (n * 7919) % 20
-        value = reading(f"s{sensor:02}", second, 20 + (n * 31) % 60)
-        sent += [(sensor % 4, value)] * (2 if n % 100 == 0 else 1)
-    yield topic, sent
+
+@dataclass
+class Stream:
+    """A stream that runs while something breaks."""
+
+    produced: Produced
+    output: Path
+    job: ClusterJob
+
+    @contextlib.contextmanager
+    def fault(self, what: str) -> Iterator[None]:
+        """What is done inside breaks it while it reads; then everything has to become right again."""
+        before = raw_offsets(self.output)
+        self.produced.send()
+        wait_for(lambda: raw_offsets(self.output) != before, "more is being written", RECOVERY_SECONDS)
+        since = time.monotonic()
+        yield
+        self.produced.send()
+        self.produced.wait_until_complete(self.output, what, since)
+
+
+@contextlib.contextmanager
+def restart(job: ClusterJob) -> Iterator[None]:
+    """What is done inside makes the job fail and start anew."""
+    before = job.last_restart()
+    yield
+    wait_for(lambda: job.last_restart() > before, "the job fails and starts anew", RECOVERY_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small disk of its own, where this may be made; else a folder."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0
+    yield folder
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="class")
+def stream(kafka: KafkaBroker, flink_cluster: FlinkCluster, disk: Path) -> Iterator[Stream]:
+    produced = Produced(kafka, f"{disk.name}-faults")
+    kafka.create_topic(produced.topic, PARTITIONS)
+    output = disk / "out"
+    with job_on_cluster(flink_cluster, kafka, output, "--topic", produced.topic, *SOURCE) as started:
+        yield Stream(produced, output, started)
+
+
+class TestAStreamGoesOn:
+    """One job that outlives one fault after another."""
+
+    def test_after_a_task_manager_is_killed(self, stream, flink_cluster):
+        with stream.fault("TaskManager killed"), restart(stream.job):
+            flink_cluster.busy_task_managers()[0].kill()
+            flink_cluster.start()
+
+    def test_after_a_python_worker_is_killed(self, stream, flink_cluster):
+        with stream.fault("Python worker killed"), restart(stream.job):
+            workers = psutil.Process(flink_cluster.worker_pool.pid).children()
+            max(workers, key=lambda worker: sum(worker.cpu_times()[:2])).kill()
+
+    def test_after_the_broker_was_stopped(self, stream, kafka):
+        with stream.fault("broker stopped"):
+            kafka.stop()
+            time.sleep(OUTAGE_SECONDS)  # the fault itself, not a wait for something
+            kafka.start()
+
+    def test_after_the_disk_was_full(self, stream, disk):
+        if not disk.is_mount():
+            pytest.skip("no small disk to fill: mounting one needs root")
+        with stream.fault("disk full"):
+            with restart(stream.job):
+                ballast = disk / "ballast"
+                with pytest.raises(OSError, match="No space left"):
+                    ballast.write_bytes(bytes(shutil.disk_usage(disk).total))
+                stream.produced.send()
+            ballast.unlink()
 
 
 RESUMED_OTHERWISE = {
@@ -51,68 +231,127 @@ RESUMED_OTHERWISE = {
     "--topic=other": "--topic test_",
 }
 
-CLOSED_SECONDS = 7200
-OUTAGE_SECONDS = 15
-LAST = [(partition, reading(f"s{partition:02}", 9000 + t)) for partition in range(4) for t in (0, 1)]
 
-
-def all_windows_are_out(output: Path, sent: list[tuple[int, bytes]]) -> bool:
-    """Aggregates and readings: a bundle writes the files of the one before those of the other."""
-    aggregates = rows(output, "processed/aggregates", f"epoch(window_start) < {START + CLOSED_SECONDS}")
-    readings = rows(output, "raw", f"epoch(timestamp) < {START + CLOSED_SECONDS}")
-    values = {value for _, value in sent if json.loads(value)["timestamp"] < (START + CLOSED_SECONDS) * 1000}
-    windows = CLOSED_SECONDS // 300 * 40
-    return (sum(row[0] for row in aggregates), sum(row[0] for row in readings)) == (windows, len(values))
-
-
-@pytest.mark.parametrize("fault", ["task manager killed", "broker stopped"])
-def test_nothing_is_lost_or_doubled(fault, flink_cluster, kafka, traffic_topic, tmp_path):
-    topic, sent = traffic_topic
+def test_a_stream_is_resumed_or_refused_and_loses_nothing(flink_cluster, kafka, produced, tmp_path, capfd):
+    """Cancelled; upgraded from its last checkpoint; stopped with a savepoint; refused; resumed."""
     output = tmp_path / "out"
-    with job_on_cluster(flink_cluster, kafka, output, "--topic", topic, "--out_of_orderness_seconds=30"):
-        send(kafka, topic, sent[:30_000])
-        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
-        broken = time.monotonic()
-        match fault:
-            case "task manager killed":
-                flink_cluster.busy_task_managers()[0].kill()
-                flink_cluster.start()
-            case "broker stopped":
-                kafka.stop()
-                time.sleep(OUTAGE_SECONDS)  # the fault itself, not a wait for something
-                kafka.start()
-        send(kafka, topic, sent[30_000:] + LAST)
-        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
-        print(f"{fault}: all windows out {time.monotonic() - broken:.0f} s later")
-    assert_final_tables(output, sent, CLOSED_SECONDS)
-    assert not rows(output, "dead_letters")
+    log = job_log(output)
+    start = [flink_cluster, kafka, output, "--topic", produced.topic, *SOURCE]
 
+    with job_on_cluster(*start) as first:
+        produced.send()
+        wait_for(lambda: raw_offsets(output), "the first windows are out", RECOVERY_SECONDS)
+        wait_for(first.checkpoints, "a checkpoint is there", RECOVERY_SECONDS)
+        first.cancel()
+        assert first.launcher.wait(60) == 1
+    (said,) = errors(log.read_text())
+    assert said.startswith("error: the job was cancelled; the same command resumes it from its last")
+    checkpoint = said.rpartition(" ")[2]
+    assert checkpoint.startswith("--savepoint_path=file:") and "/chk-" in checkpoint
 
-def test_a_stream_stopped_by_sigterm_resumes_from_its_savepoint(
-    flink_cluster, kafka, traffic_topic, tmp_path, capfd
-):
-    topic, sent = traffic_topic
-    output = tmp_path / "out"
-    arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--environment_type=LOOPBACK"]
-    arguments.append(f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}")
-    with job(kafka, output, *arguments) as first:
-        send(kafka, topic, sent[:30_000])
-        wait_for(lambda: len(raw_offsets(output)) > 10_000, "the first half is being written")
-        first.terminate()
-        assert first.wait(120) == 128 + signal.SIGTERM
-    log = (tmp_path / "out.log").read_text()
-    (said,) = [line for line in log.splitlines() if line.startswith("stopped")]
-    assert "Traceback" not in log
-    assert "the same command resumes it with --savepoint_path=file:" in said
-    assert not running(flink_cluster)
     for option, before in RESUMED_OTHERWISE.items():
-        assert traffic.main([*flags(kafka, output), *arguments, "--savepoint_path=file:///s", option]) == 2
-        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
-        assert len(errors) == 1 and f"this stream was started with {before}" in errors[0]
-    send(kafka, topic, sent[30_000:] + LAST)
-    with job(kafka, output, *arguments, said.rpartition(" ")[2]):
-        wait_for(lambda: all_windows_are_out(output, sent), "all windows", 180)
-        for each in running(flink_cluster):
-            requests.patch(f"{flink_cluster.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
-    assert_final_tables(output, sent, CLOSED_SECONDS)
-    assert not rows(output, "dead_letters")
+        resumed = [*flags(kafka, output), "--topic", produced.topic, checkpoint, option]
+        assert traffic.main(resumed) == 2
+        (error,) = errors(capfd.readouterr().err)
+        assert f"this stream was started with {before}" in error
+
+    since = time.monotonic()
+    wider = ["--parallelism=4", checkpoint]
+    added_step = "tests.pipelines.changed_traffic added_step"
+    with job_on_cluster(*start, *wider, program=added_step) as second:
+        produced.send()
+        produced.wait_until_complete(output, "resumed from a checkpoint, changed and wider", since)
+        produced.send()
+        second.launcher.terminate()
+        assert second.launcher.wait(120) == 128 + signal.SIGTERM
+        assert not second.running()
+    (said,) = [line for line in log.read_text().splitlines() if line.startswith("stopped")]
+    savepoint = said.rpartition(" ")[2]
+    assert savepoint.startswith("--savepoint_path=file:")
+
+    renamed = "tests.pipelines.changed_traffic renamed_grouping"
+    for program, narrower in ((renamed, []), ("pipelines.traffic", ["--parallelism=1"])):
+        told = len(log.read_text())
+        with job_on_cluster(*start, savepoint, *narrower, program=program) as refused:
+            assert refused.launcher.wait(120) == 2
+        (error,) = errors(log.read_text()[told:])
+        assert "Flink refuses to resume this graph from it" in error
+        assert "Traceback" not in log.read_text()
+
+    since = time.monotonic()
+    with job_on_cluster(*start, savepoint) as third:
+        produced.send()
+        produced.wait_until_complete(output, "resumed from a savepoint, at 2 again", since)
+        third.cancel()
+    assert not produced.unlike(output)
+
+
+def errors(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.startswith("error:") or " ERROR " in line]
+
+
+def test_two_streams_of_one_topic_are_both_complete(flink_cluster, kafka, produced, tmp_path):
+    """One begins after the other; they share the group, whose offsets are for lag monitors alone."""
+    outputs = [tmp_path / "first", tmp_path / "second"]
+    arguments = ["--topic", produced.topic, *SOURCE]
+    produced.send()
+    with job_on_cluster(flink_cluster, kafka, outputs[0], *arguments):
+        wait_for(lambda: raw_offsets(outputs[0]), "the first is at work", RECOVERY_SECONDS)
+        since = time.monotonic()
+        with job_on_cluster(flink_cluster, kafka, outputs[1], *arguments):
+            produced.send()
+            for output in outputs:
+                produced.wait_until_complete(output, f"two streams, the {output.name}", since)
+
+
+AVRO = {
+    "type": "record",
+    "name": "traffic",
+    "fields": [
+        {"name": "sensor_id", "type": "string"},
+        {"name": "timestamp", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "speed_mph", "type": "double"},
+    ],
+}
+NEWER = {**AVRO, "fields": [*AVRO["fields"], {"name": "note", "type": "string", "default": ""}]}
+
+
+def to_avro(schema: dict, schema_id: int) -> Encode:
+    parsed, header = fastavro.parse_schema(schema), b"\0" + schema_id.to_bytes(4, "big")
+
+    def encode(sensor: str, second: int, speed: float) -> bytes:
+        record = {"sensor_id": sensor, "timestamp": second * 1_000_000, "speed_mph": speed, "note": "new"}
+        message = io.BytesIO()
+        fastavro.schemaless_writer(message, parsed, record)
+        return header + message.getvalue()
+
+    return encode
+
+
+@contextlib.contextmanager
+def stopped(registry: SchemaRegistry) -> Iterator[None]:
+    registry.stop()
+    try:
+        yield
+    finally:
+        registry.start()
+
+
+def test_a_stream_of_avro_waits_for_its_registry(flink_cluster, kafka, schema_registry, produced, tmp_path):
+    """It is down when the stream starts, and again when messages of a new schema come."""
+    output = tmp_path / "out"
+    client = SchemaRegistryClient(schema_registry.url)
+    older, newer = (to_avro(schema, client.register(produced.topic, schema)) for schema in (AVRO, NEWER))
+    avro = ["--format", "avro", "--schema_registry", schema_registry.url]
+    with contextlib.ExitStack() as stack:
+        with stopped(schema_registry):
+            produced.send(older)
+            arguments = ["--topic", produced.topic, *SOURCE, *avro]
+            job = stack.enter_context(job_on_cluster(flink_cluster, kafka, output, *arguments))
+            wait_for(lambda: job.running() and job.last_restart(), "no schema, no start", RECOVERY_SECONDS)
+            since = time.monotonic()
+        produced.wait_until_complete(output, "registry back after the start", since)
+        with stopped(schema_registry), restart(job):
+            produced.send(newer)
+        since = time.monotonic()
+        produced.wait_until_complete(output, "registry back for a new schema", since)
