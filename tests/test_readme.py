@@ -1,15 +1,22 @@
 """What the READMEs say is so: their code runs, and their tables are the declarations'."""
 
 import argparse
+import importlib
+import json
 import re
 import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
+import pipelines
+import schemas
 from pipelines.arguments import parse_arguments
 from runners.local.flink import CONFIGURATION
 from runners.local.jars import COORDINATES, fetch_jars
+from schemas.feeds import FEEDS
+from schemas.pages import page
 from schemas.tables import metrics, tables
 from schemas.traffic import TRAFFIC
 from tests.monitoring import ALERTS, alerts_of
@@ -70,3 +77,31 @@ def test_the_options_that_the_page_on_scaling_names_exist():
     assert named <= known, named - known
     settings = set(re.findall(r"taskmanager\.[\w.-]*\w", scaling))
     assert settings <= set(CONFIGURATION), settings - set(CONFIGURATION)
+
+
+FEEDS_PAGE = (ROOT / "schemas" / "README.md").read_text()
+
+
+def test_the_pages_of_feeds_are_the_declarations():
+    for feed in FEEDS.values():
+        assert page(feed) in FEEDS_PAGE, "write it anew: python -m schemas.pages"
+
+
+def test_two_files_make_a_feed(tmp_path, monkeypatch):
+    """The worked example of the feeds' page: the packages find its two files in a folder beside their own."""
+    declaration, job = re.findall(r"```python\n(.*?)```", FEEDS_PAGE, re.DOTALL)
+    for package, text in ((schemas, declaration), (pipelines, job)):
+        folder = tmp_path / package.__name__
+        folder.mkdir()
+        (folder / "rivers.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    (readings,) = re.findall(r"```csv\n(.*?)```", FEEDS_PAGE, re.DOTALL)
+    (tmp_path / "rivers.csv").write_text(readings)
+    main = importlib.import_module("pipelines.rivers").main
+    assert main([f"--input={tmp_path / 'rivers.csv'}", f"--output={tmp_path / 'out'}"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    accounts = [summary[name] for name in ("read", "accepted", "duplicates", "dead_letters")]
+    assert accounts == [4, 2, 1, {"level_m_out_of_range": 1}]
+    (file,) = (tmp_path / "out" / "processed" / "aggregates").rglob("*.parquet")
+    (hour,) = pq.read_table(file, partitioning=None).to_pylist()
+    assert (hour["avg_level"], hour["max_level"]) == (1.5, 1.75)
