@@ -275,7 +275,7 @@ def test_a_stream_on_flink_gives_what_batch_gives(
     output = tmp_path / "stream"
     options = [replayed[0], "--out_of_orderness_seconds=3600", "--idle_seconds=1", *case.options]
     end = pc.max(table(batch, "raw")[case.feed.event_time]).as_py()
-    with job(kafka, output, *options, feed=case.feed.name):
+    with job(kafka, output, *options, program=f"pipelines.{case.feed.name}"):
         for kind, time in kinds(case.feed).items():
             number = table(batch, kind).num_rows
             of_sample = f"count(*) filter ({time} <= '{end.isoformat()}')"
