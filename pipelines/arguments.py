@@ -417,7 +417,7 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
         "--aggregates_format",
         choices=("json", "avro"),
         default="json",
-        help="of the messages there (default: %(default)s)",
+        help="of the messages there, and of clean readings (default: %(default)s)",
     )
     stream.add_argument(
         "--dead_letter_topic", metavar="TOPIC", help="where dead letters go beside their files"

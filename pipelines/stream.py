@@ -18,6 +18,8 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipelines.arguments import Arguments
+from schemas.avro import Schema
+from schemas.clean import clean_message_schema
 from schemas.feed import Feed
 from transforms import counters
 from transforms.clean import CleanPanes, stretch_of
@@ -30,6 +32,7 @@ from transforms.kafka_sink import (
     WriteDeadLettersToKafka,
     WriteUpsertsToKafka,
     aggregate_avro_schema,
+    clean_avro_schema,
     encode_as_avro,
     encode_as_json,
 )
@@ -61,13 +64,12 @@ def decode_and_validate(
     return accepted, [letters for letters in (malformed, invalid) if letters.num_rows]
 
 
-def aggregate_encoding(arguments: Arguments, topic: str) -> Encode:
-    """How aggregates become messages; their schema is registered now, and not by every worker."""
+def encoding(arguments: Arguments, topic: str, columns: pa.Schema, schema: Schema) -> Encode:
+    """How rows become messages; an Avro schema is registered now, and not by every worker."""
     if arguments.aggregates_format == "json":
         return encode_as_json
-    schema = aggregate_avro_schema(arguments.feed)
     schema_id = SchemaRegistry(arguments.schema_registry).register(topic, schema)
-    return partial(encode_as_avro, feed=arguments.feed, schema_id=schema_id)
+    return partial(encode_as_avro, columns=columns, schema=schema, schema_id=schema_id)
 
 
 def write_upserts(
@@ -107,9 +109,9 @@ def build_series(readings: beam.PCollection[pa.RecordBatch], arguments: Argument
         sort_by=[feed.key, feed.event_time],
     )
     if arguments.clean_topic:
-        _ = clean | "SendClean" >> write_upserts(
-            arguments, arguments.clean_topic, (feed.key,), feed.event_time
-        )
+        topic = arguments.clean_topic
+        encode = encoding(arguments, topic, clean_message_schema(feed), clean_avro_schema(feed))
+        _ = clean | "SendClean" >> write_upserts(arguments, topic, (feed.key,), feed.event_time, encode)
 
 
 def build_sessions(readings: beam.PCollection[pa.RecordBatch], arguments: Arguments) -> None:
@@ -166,8 +168,9 @@ def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
     )
     if arguments.aggregates_topic:
         topic = arguments.aggregates_topic
+        encode = encoding(arguments, topic, feed.aggregate_message_schema, aggregate_avro_schema(feed))
         _ = panes.aggregates | "SendAggregates" >> write_upserts(
-            arguments, topic, (feed.key, *feed.per), "window_start", aggregate_encoding(arguments, topic)
+            arguments, topic, (feed.key, *feed.per), "window_start", encode
         )
     if feed.any_of:
         build_series(read.readings, arguments)

@@ -53,5 +53,10 @@ def clean_schema(feed: Feed) -> pa.Schema:
     )
 
 
+def clean_message_schema(feed: Feed) -> pa.Schema:
+    """A clean reading as a message: plain text."""
+    return pa.schema([f.with_type(pa.string()) if f.type == TEXT else f for f in clean_schema(feed)])
+
+
 def _origin(field: Field) -> str:
     return f"How {field.name} came about: {', '.join(ORIGINS)}."

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.avro import Schema, avro_schema
+from schemas.clean import clean_message_schema
 from schemas.feed import Feed
 from transforms.avro_messages import encode_avro
 from transforms.dead_letters import to_headers
@@ -126,10 +127,15 @@ def aggregate_avro_schema(feed: Feed) -> Schema:
     }
 
 
-def encode_as_avro(aggregates: pa.RecordBatch, feed: Feed, schema_id: int) -> list[bytes]:
-    """Avro in Confluent's framing for each row, of `aggregate_avro_schema`."""
-    messages = aggregates.cast(feed.aggregate_message_schema)
-    return encode_avro(messages, aggregate_avro_schema(feed), schema_id).to_pylist()
+def clean_avro_schema(feed: Feed) -> Schema:
+    """The Avro schema of the feed's clean readings."""
+    description = f"{feed.description} Gaps are filled."
+    return avro_schema(feed, clean_message_schema(feed)) | {"name": f"{feed.name}_clean", "doc": description}
+
+
+def encode_as_avro(rows: pa.RecordBatch, columns: pa.Schema, schema: Schema, schema_id: int) -> list[bytes]:
+    """Avro in Confluent's framing for each row; `columns` are those of the messages, in plain text."""
+    return encode_avro(rows.cast(columns), schema, schema_id).to_pylist()
 
 
 class _SendDeadLetters(_Send):

@@ -22,6 +22,7 @@ TYPES: dict[pa.DataType, str | dict[str, str]] = {
     pa.float32(): "float",
     pa.float64(): "double",
     TIMESTAMP: {"type": "long", "logicalType": "timestamp-micros"},
+    pa.list_(pa.string()): {"type": "array", "items": "string"},
 }
 READABLE_AS = {
     "int": {"int", "long", "float", "double"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import defaultdict
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,18 +18,23 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from runners.local import KafkaBroker
+from schemas.air_quality import AIR_QUALITY, MEASURED
+from schemas.clean import clean_message_schema
 from schemas.feed import Feed
 from schemas.traffic import TRAFFIC
 from tests.rows import accepted, decoded, micros
 from transforms.aggregate import aggregate
+from transforms.clean import clean
 from transforms.kafka_sink import (
     WriteDeadLettersToKafka,
     WriteUpsertsToKafka,
     aggregate_avro_schema,
+    clean_avro_schema,
     encode_as_avro,
     encode_as_json,
     partition_of,
 )
+from transforms.medians import declared_medians
 from transforms.panes import Pane, with_panes
 from transforms.rules import validate
 from transforms.schema_registry import SchemaRegistry
@@ -84,7 +90,12 @@ def test_a_compacted_topic_has_the_latest_revision_of_every_window(format, kafka
     if format == "avro":
         registry = SchemaRegistry(schema_registry.url)
         schema_id = registry.register(topic, aggregate_avro_schema(TRAFFIC))
-        encode = partial(encode_as_avro, feed=TRAFFIC, schema_id=schema_id)
+        encode = partial(
+            encode_as_avro,
+            columns=TRAFFIC.aggregate_message_schema,
+            schema=aggregate_avro_schema(TRAFFIC),
+            schema_id=schema_id,
+        )
         decode = partial(decode_avro, registry)
     panes = [pane(0, "early", 2), pane(1, "on time", 5), pane(2, "late", 6)]
     sink = WriteUpsertsToKafka(
@@ -124,7 +135,11 @@ def decode_avro(registry: SchemaRegistry, value: bytes) -> Any:
 def test_json_and_avro_say_the_same():
     aggregates = pane(1, "on time", 4)
     schema = fastavro.parse_schema(aggregate_avro_schema(TRAFFIC))
-    for text, record in zip(encode_as_json(aggregates), encode_as_avro(aggregates, TRAFFIC, 7), strict=True):
+    for text, record in zip(
+        encode_as_json(aggregates),
+        encode_as_avro(aggregates, TRAFFIC.aggregate_message_schema, aggregate_avro_schema(TRAFFIC), 7),
+        strict=True,
+    ):
         row: Any = fastavro.schemaless_reader(io.BytesIO(record[5:]), schema)
         times = {name: row[name].strftime("%Y-%m-%dT%H:%M:%SZ") for name in ("window_start", "window_end")}
         assert json.loads(text) == row | times
@@ -164,3 +179,17 @@ def test_dead_letters_are_sent_with_their_bytes_and_what_is_known_of_them(kafka,
         "message": b"speed_mph is outside 0 to 120 mph",
         "failed_at": b"2012-03-01T00:00:00.500000Z",
     }
+
+
+def test_clean_readings_come_back_from_avro() -> None:
+    measured = {field.name: None if place % 2 else 1.5 for place, field in enumerate(MEASURED)}
+    row = {"station": "a", "timestamp": datetime(2004, 3, 10, tzinfo=UTC), "source": "t", "position": 1}
+    nulled = ["temperature_celsius_out_of_range"]
+    readings = pa.RecordBatch.from_pylist([row | measured | {"nulled": nulled}], AIR_QUALITY.reading_schema)
+    cleaned = clean(readings, AIR_QUALITY, declared_medians(AIR_QUALITY))
+    schema = clean_avro_schema(AIR_QUALITY)
+    (message,) = encode_as_avro(cleaned, clean_message_schema(AIR_QUALITY), schema, 7)
+    assert (
+        fastavro.schemaless_reader(io.BytesIO(message[5:]), fastavro.parse_schema(schema))
+        == cleaned.to_pylist()[0]
+    )
