@@ -7,10 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+import apache_beam as beam
+
 from pipelines.arguments import Arguments
 from pipelines.metrics import by_name, shares
+from pipelines.watched import figures_of
 from schemas.feed import Health
-from transforms.counters import live
 from transforms.health import complaints
 
 LOOK_SECONDS = 10
@@ -41,12 +43,12 @@ class HealthWatch:
 
 
 @contextlib.contextmanager
-def health_watched(arguments: Arguments) -> Iterator[None]:
-    """Looks at the figures of this process until the block ends: those of workers elsewhere are metrics."""
+def health_watched(arguments: Arguments, pipeline: beam.Pipeline) -> Iterator[None]:
+    """Looks at the figures of the run now and then, until the block ends."""
     if arguments.feed.health is None:
         yield
         return
-    watch = HealthWatch(arguments.feed.name, arguments.feed.health, live.figures)
+    watch = HealthWatch(arguments.feed.name, arguments.feed.health, figures_of(arguments, pipeline))
     ended = threading.Event()
 
     def run() -> None:

@@ -125,7 +125,7 @@ def _stream(arguments: Arguments) -> int:
     record(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        with watched(arguments, pipeline), health_watched(arguments):
+        with watched(arguments, pipeline), health_watched(arguments, pipeline):
             pipeline.run().wait_until_finish()
     except (_Stopped, KeyboardInterrupt) as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -58,6 +58,14 @@ def _metrics(arguments: Arguments, pipeline: beam.Pipeline) -> JobMetrics:
     return JobMetrics(arguments.feed, arguments.window_seconds, read, known_reasons(arguments), observers)
 
 
+def figures_of(arguments: Arguments, pipeline: beam.Pipeline) -> Callable[[], Mapping[str, int]]:
+    """What reads the counters of the run: Flink's, of all its workers, or those of this process."""
+    url = _flink(arguments, pipeline)
+    if url is None:
+        return live.figures
+    return FlinkFigures(FlinkJob(url, pipeline.options.get_all_options()["job_name"])).read
+
+
 def _flink(arguments: Arguments, pipeline: beam.Pipeline) -> str | None:
     """Where the job's Flink tells of it; None where that is not known, or it is no Flink.
 
