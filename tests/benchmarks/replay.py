@@ -2,8 +2,9 @@
 
 The loop is csv.DictReader, json.dumps and Producer.produce with a delivery callback for each message, to the
 same topic with the same settings of the producer. It has it easier: no validation, no identifiers, no
-nesting, no dead letters. Times are of whole processes, start-up included; memory is the process's peak; CPU
-time is of the client alone, without the broker. The last line is one JSON object.
+nesting, no dead letters. Seconds are of whole processes, start-up included, and so are rows/s; "said" are the
+rows/s that the client itself prints, without its start-up; memory is the process's peak, also for a file of a
+twentieth of the rows; CPU time is of the client alone, without the broker. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -63,31 +65,46 @@ assert acked == sent, (acked, sent)
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 started = time.perf_counter()
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+run = subprocess.run(sys.argv[1:], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([time.perf_counter() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+seconds, megabytes = time.perf_counter() - started, used.ru_maxrss / 1024
+print(json.dumps([seconds, used.ru_utime + used.ru_stime, megabytes, run.stdout]))
 """
+SAID = re.compile(r"^seconds .* at ([\d,]+) ", re.MULTILINE)
 
 
 class Run(NamedTuple):
     seconds: float
     cpu_seconds: float
     megabytes: float
+    rows: int
+    rows_per_second_said: float
 
 
-def measure(command: list[str]) -> Run:
+def measure(command: list[str], rows: int) -> Run:
     """What the command took, run to its end; CalledProcessError when it fails."""
     launched = [sys.executable, "-c", LAUNCHER, *command]
-    return Run(*json.loads(subprocess.run(launched, check=True, capture_output=True).stdout))
+    answer = subprocess.run(launched, check=True, capture_output=True).stdout
+    seconds, cpu_seconds, megabytes, printed = json.loads(answer)
+    said = SAID.search(printed)
+    rate = float(said[1].replace(",", "")) if said else rows / seconds
+    return Run(seconds, cpu_seconds, megabytes, rows, rate)
+
+
+def start_of(path: Path, rows: int) -> Path:
+    """A file of the first rows of that one."""
+    start = path.with_name(f"start-of-{path.name}")
+    with path.open("rb") as source, start.open("wb") as target:
+        target.writelines(itertools.islice(source, rows + 1))
+    return start
 
 
 def traffic(folder: Path, rows: int) -> Path:
     """A file of so many simulated readings of traffic, of all columns."""
     write_sample(str(folder), days=-(-rows // (207 * 2880)), faults_of_each_kind=0)
-    path = folder / "readings.csv"
-    with (folder / "traffic.csv").open("rb") as source, path.open("wb") as target:
-        target.writelines(itertools.islice(source, rows + 1))
-    (folder / "traffic.csv").unlink()
+    whole = folder / "traffic.csv"
+    path = start_of(whole, rows)
+    whole.unlink()
     return path
 
 
@@ -113,13 +130,15 @@ def detections(folder: Path, rows: int) -> Path:
 
 
 def compare(broker: KafkaBroker, feed: str, path: Path, rows: int, runs: int) -> dict[str, object]:
-    """Runs the client, its dry run and the plain loop in turn, `runs` times; the figures are medians."""
+    """Runs the client, also on a small file, its dry run and the plain loop in turn; figures are medians."""
     print(f"\n{feed}: {rows:,} simulated rows, {path.stat().st_size / 1e6:,.0f} MB; median of {runs}")
     numbers = {
         "traffic": "speed_mph,volume_vph,occupancy_percent,latitude,longitude,lane_count",
         "detections": "frame_number,timestamp_sec,u,v,confidence,vehicle_lat,vehicle_lon,heading",
     }
-    replay = [sys.executable, "-m", "pipelines.replay", feed, "--input", str(path)]
+    replay = [sys.executable, "-m", "pipelines.replay", feed, "--input"]
+    small_rows = max(rows // 20, 1)
+    small = start_of(path, small_rows)
     key = {"traffic": "sensor_id", "detections": "vehicle"}[feed]
     measured: dict[str, list[Run]] = {}
     for run in range(runs):
@@ -127,28 +146,39 @@ def compare(broker: KafkaBroker, feed: str, path: Path, rows: int, runs: int) ->
         broker.create_topic(topic, 5)
         to = [broker.bootstrap_servers, topic]
         commands = {
-            "replay": [*replay, "--bootstrap_servers", to[0], "--topic", to[1]],
-            "dry run": [*replay, "--dry_run"],
-            "plain loop": [sys.executable, "-c", PLAIN_LOOP, str(path), *to, key, numbers[feed]],
+            "replay": ([*replay, str(path), "--bootstrap_servers", to[0], "--topic", to[1]], rows),
+            "small file": ([*replay, str(small), "--bootstrap_servers", to[0], "--topic", to[1]], small_rows),
+            "dry run": ([*replay, str(path), "--dry_run"], rows),
+            "plain loop": (
+                [sys.executable, "-c", PLAIN_LOOP, str(path), *to, key, numbers[feed]],
+                rows,
+            ),
         }
-        for name, command in commands.items():
-            measured.setdefault(name, []).append(measure(command))
+        for name, (command, these_rows) in commands.items():
+            measured.setdefault(name, []).append(measure(command, these_rows))
         broker.delete_topic(topic)
-    return {"rows": rows, **table(measured, rows)}
+    small.unlink()
+    figures = table(measured)
+    ratio = figures["replay"]["rows_per_second"] / figures["plain loop"]["rows_per_second"]
+    print(f"  the client is {ratio:.1f} times the plain loop")
+    return {**figures, "times_the_plain_loop": round(ratio, 2)}
 
 
-def table(measured: Mapping[str, list[Run]], rows: int) -> dict[str, object]:
-    figures: dict[str, object] = {}
+def table(measured: Mapping[str, list[Run]]) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
     for name, runs in measured.items():
         median = Run(*(statistics.median(column) for column in zip(*runs, strict=True)))
         print(
-            f"  {name:10} {median.seconds:7.2f} s {rows / median.seconds:12,.0f} rows/s"
-            f" {median.cpu_seconds / rows * 1e6:6.2f} us CPU/row {median.megabytes:6,.0f} MB"
+            f"  {name:10} {median.seconds:7.2f} s {median.rows / median.seconds:12,.0f} rows/s"
+            f" {median.rows_per_second_said:12,.0f} said"
+            f" {median.cpu_seconds / median.rows * 1e6:6.2f} us CPU/row {median.megabytes:6,.0f} MB"
         )
         figures[name] = {
             "seconds": round(median.seconds, 2),
-            "rows_per_second": round(rows / median.seconds),
-            "cpu_microseconds_per_row": round(median.cpu_seconds / rows * 1e6, 2),
+            "rows": median.rows,
+            "rows_per_second": round(median.rows / median.seconds),
+            "rows_per_second_said": round(median.rows_per_second_said),
+            "cpu_microseconds_per_row": round(median.cpu_seconds / median.rows * 1e6, 2),
             "megabytes": round(median.megabytes),
         }
     return figures
@@ -168,7 +198,7 @@ def main() -> None:
             path = make(folder, options.rows)
             figures[feed] = compare(broker, feed, path, options.rows, options.runs)
             path.unlink()
-    sent = figures["detections"]["replay"]["rows_per_second"]  # type: ignore[index]
+    sent = figures["detections"]["replay"]["rows_per_second_said"]  # type: ignore[index]
     ratio = round(sent / GO_MESSAGES_PER_SECOND, 2)
     print(f"\ndetections against a Go producer at {GO_MESSAGES_PER_SECOND:,} messages/s: {ratio} times")
     print(json.dumps({**figures, "times_the_go_producer": ratio}))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from pipelines.replay.arguments import parse_arguments
 from pipelines.replay.properties import from_command_line, from_environment, from_file
+from pipelines.replay.topics import TOPICS
 from transforms.errors import UserError
 
 
@@ -128,3 +131,30 @@ def test_a_registrys_password_comes_from_the_environment_alone(file: Path) -> No
     assert "hunter2" not in str(refusal.value)
     arguments = parse_arguments(run, {"SCHEMA_REGISTRY_URL": "http://me:hunter2@r:8081"})
     assert arguments.schema_registry == "http://me:hunter2@r:8081" and "hunter2" not in repr(arguments)
+
+
+PAGE = (Path(__file__).parents[2] / "pipelines" / "replay" / "README.md").read_text()
+COMMAND = re.compile(r"^python -m pipelines\.replay (.+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMAND.findall(PAGE))
+def test_the_pages_commands_are_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sample.csv", "drive.csv", "AirQualityUCI.csv"):
+        Path(name).touch()
+    Path("client.properties").write_text("bootstrap.servers=HOST:PORT\n")
+    exported = dict(re.findall(r"\b(KAFKA_(?:BOOTSTRAP_SERVERS|TOPIC))=(\S+)", PAGE))
+    arguments = parse_arguments(shlex.split(command), {} if "--bootstrap_servers" in command else exported)
+    assert arguments.dry_run or arguments.properties["bootstrap.servers"] == "HOST:PORT"
+    assert arguments.topic in TOPICS[arguments.feed.name]
+
+
+def test_the_page_names_the_topics_and_their_partitions() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", PAGE, re.MULTILINE)
+    for feed, cell in rows:
+        topics = re.findall(r"`([^`]+)`", cell)
+        partitions = {int(number) for number in re.findall(r", (\d)", cell)}
+        assert topics == [*TOPICS[feed]] and partitions == {*TOPICS[feed].values()}
+    assert {feed for feed, _ in rows} == TOPICS.keys()
