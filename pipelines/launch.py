@@ -246,6 +246,9 @@ def _refuse_unwritable(output: str) -> None:
         FileSystems.delete([probe])
     except ValueError as error:
         raise UserError(f"--output {output}: {error}") from error
+    except UserError as error:
+        cause = getattr(error.__cause__, "strerror", None) or error.__cause__
+        raise UserError(f"--output {output}: cannot be written: {cause}") from error
 
 
 def _input_bytes(paths: tuple[str, ...]) -> int | None:

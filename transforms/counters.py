@@ -155,7 +155,7 @@ def sensors_reporting(aggregates: pa.RecordBatch, key: str, shard: int = 0) -> N
     if aggregates.num_rows:
         starts = aggregates["window_start"]
         newest = pc.max(starts)
-        sensors = len(aggregates.filter(pc.equal(starts, newest))[key].unique())
+        sensors = len(aggregates[key].filter(pc.equal(starts, newest)).unique())
         gauge("sensors", (newest.value // MICROS << SENSOR_BITS) + sensors, str(shard))
 
 

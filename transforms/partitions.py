@@ -13,11 +13,17 @@ from apache_beam.io.iobase import WatermarkEstimator
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, Duration, Timestamp
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from transforms.errors import UserError
 
 BROKER_SECONDS = 10
+UNREACHABLE = (
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._DESTROY_BROKER,
+)
 NEW_PARTITION_SECONDS = 5
 FOREVER = 2**63 - 1
 # A small queue, refilled quickly, reads as fast as a large one in a quarter of the memory.
@@ -84,11 +90,29 @@ def find_topics(topics: Sequence[str], configuration: Mapping[str, object], star
             for topic in topics
         ]
     except KafkaException as error:
-        raise UserError(f"{servers(configuration)}: {error.args[0].str()}") from error
+        raise UserError(f"{servers(configuration)}: {_cause(error.args[0], configuration)}") from error
     except _NoSuchTopic as error:
         raise UserError(f"{servers(configuration)}: topic {error} does not exist; create it first") from error
     finally:
         consumer.close()
+
+
+def _cause(error: KafkaError, configuration: Mapping[str, object]) -> str:
+    """What is wrong: a broker that does not answer may also have answered, and named another address."""
+    if error.code() not in UNREACHABLE:
+        return error.str()
+    consumer = connect(configuration)
+    try:
+        brokers = consumer.list_topics(timeout=BROKER_SECONDS).brokers.values()
+    except KafkaException:
+        return "no broker answers; see that it runs, and that --bootstrap_servers is its address"
+    finally:
+        consumer.close()
+    places = ", ".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    return (
+        f"the broker there says that it is to be found at {places}, where none answers; its "
+        "advertised.listeners must be addresses that this machine can reach"
+    )
 
 
 def servers(configuration: Mapping[str, object]) -> str:
