@@ -44,8 +44,8 @@ accounts at the end say where every row went: read = accepted + duplicates + dea
 """
 EPILOGUE = """\
 Any further option goes to Beam and its runner as it is, such as --direct_num_workers 1 or --flink_master.
-Exit status: 0 done, 1 the accounts do not balance, 2 wrong usage or unusable input (one line says what),
-3 unhealthy, where asked for.
+Exit status: 0 done, 1 the accounts do not balance or a stream was cancelled or failed, 2 wrong usage,
+unusable input or a refused resume (one line says what), 3 unhealthy, where asked for.
 """
 
 

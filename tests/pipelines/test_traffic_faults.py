@@ -250,6 +250,8 @@ def test_a_stream_is_resumed_or_refused_and_loses_nothing(flink_cluster, kafka, 
         wait_for(first.checkpoints, "a checkpoint is there", RECOVERY_SECONDS)
         first.cancel()
         assert first.launcher.wait(60) == 1
+    (defaults,) = [line for line in log.read_text().splitlines() if "on Flink, set by default:" in line]
+    assert "--retain_externalized_checkpoints_on_cancellation" in defaults
     (said,) = errors(log.read_text())
     assert said.startswith("error: the job was cancelled; the same command resumes it from its last")
     checkpoint = said.rpartition(" ")[2]

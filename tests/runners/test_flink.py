@@ -58,6 +58,8 @@ def test_nothing_said_means_flink_inside_the_job_server() -> None:
 def test_a_stream_gets_checkpoints_that_outlive_it() -> None:
     flags = flink.flink_options([], streaming=True)
     assert {"--streaming", *flink.STREAMING} <= set(flags)
+    # A finite number counts over the job's life; without it Flink restarts a job with checkpoints for ever.
+    assert value(flags, "--number_of_execution_retries") is None
     assert value(flags, "--state_backend") == "filesystem"
     assert str(value(flags, "--state_backend_storage_path")).startswith("file:///")
     assert str(embedded_rest_url(value(flags, "--flink_conf_dir"))).startswith("http://127.0.0.1:")
