@@ -410,9 +410,7 @@ def _add_kafka(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often an open window gives its results so far, 0 for never (default: 30)",
     )
-    stream.add_argument(
-        "--aggregates_topic", metavar="TOPIC", help="where aggregates go, such as traffic-events"
-    )
+    stream.add_argument("--aggregates_topic", metavar="TOPIC", help="where aggregates go, as upserts")
     stream.add_argument(
         "--aggregates_format",
         choices=("json", "avro"),

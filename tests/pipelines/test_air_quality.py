@@ -8,7 +8,6 @@ import pyarrow.parquet
 import pytest
 
 from pipelines.air_quality import main
-from pipelines.sample.air_quality import write_sample
 from schemas.air_quality import AIR_QUALITY, MEASURED, POLLUTANTS
 
 UCI = Path(__file__).parents[3] / "shared" / "data" / "AirQualityUCI.csv"
@@ -85,17 +84,6 @@ def test_the_uci_file_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         pd.testing.assert_series_equal(
             aggregates[f"avg_{name}"], means, check_names=False, check_freq=False, check_index_type=False
         )
-
-
-def test_a_second_run_writes_the_same(tmp_path: Path) -> None:
-    write_sample(str(tmp_path / "sample"), days=5, faults_of_each_kind=0)
-    contents = []
-    for _ in range(2):
-        assert main([f"--input={tmp_path}/sample/air_quality.csv", f"--output={tmp_path}"]) == 0
-        files = sorted(path for path in tmp_path.rglob("*.parquet"))
-        contents.append([(path, path.read_bytes()) for path in files])
-    assert contents[0] == contents[1]
-    assert len(contents[0]) == 4 * 5
 
 
 def test_an_undated_row_is_a_dead_letter_with_its_bytes(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,6 +113,26 @@ def test_every_feed_has_a_sample_to_be_tried_with() -> None:
     assert set(SAMPLES) == set(FEEDS) == set(SIZES)
 
 
+def declared_options(feed: Feed) -> set[str]:
+    """The options that a feed's fields name."""
+    return {name for field in feed.fields for name in (field.option, field.known_option) if name}
+
+
+def test_help_offers_what_the_feed_declares_and_nothing_of_other_feeds(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"pipelines.{case.feed.name}").main(["--help"])
+    offered = set(re.findall(r"^  --([a-z_]+)", capsys.readouterr().out, re.MULTILINE))
+    named = {option for field in case.feed.fields for option in (field.option, field.known_option)} - {None}
+    of_any = {
+        o for feed in FEEDS.values() for field in feed.fields for o in (field.option, field.known_option)
+    }
+    assert offered & of_any == named
+    assert ("zero_speed" in offered) == any(field.zero_can_mean_missing for field in case.feed.fields)
+    assert ("train" in offered) == bool(case.feed.any_of)
+
+
 def test_what_was_planted_is_found_with_its_bytes_place_and_rules(case: Case, batch: Path) -> None:
     summary, manifest = json.loads((batch / "summary.json").read_text()), case.manifest
     assert summary["balanced"] and summary["read"] == manifest["rows"]
@@ -126,6 +147,9 @@ def test_what_was_planted_is_found_with_its_bytes_place_and_rules(case: Case, ba
         assert letter["rules"] == planted[row]["rules"]
         assert letter["value"].rstrip(b"\r\n") == lines[row].rstrip(b"\r")
         assert (letter["source"], letter["feed"]) == (str(case.file), case.feed.name)
+    repeated = {each["row"] for each in manifest["duplicate_rows"]}
+    kept = set(range(1, manifest["rows"] + 1)) - letters.keys() - repeated
+    assert set(table(batch, "raw")["position"].to_pylist()) == kept
 
 
 def test_a_sound_row_is_read_as_duckdb_reads_it(case: Case, tmp_path: Path) -> None:

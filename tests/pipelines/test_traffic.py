@@ -132,30 +132,6 @@ def assert_equals_duckdb(readings: str, output: Path, window_seconds: int = 300)
     assert not differences, differences[:3]
 
 
-def test_the_sample_goes_where_its_manifest_says(sample, run, tmp_path):
-    folder, manifest = sample
-    flags = ["--sensors", str(folder / "traffic.sensors.csv"), "--max_future_seconds", "86400"]
-    summary = run(folder / "traffic.csv", flags=flags)
-    assert {name: summary[name] for name in ("read", "accepted", "duplicates", "dead_letters")} == {
-        "read": manifest["rows"],
-        "accepted": manifest["accepted"],
-        "duplicates": manifest["duplicates"],
-        "dead_letters": manifest["dead_letters"],
-    }
-    letters = {row["position"]: row for row in table(tmp_path / "out", "dead_letters").to_pylist()}
-    lines = (folder / "traffic.csv").read_bytes().split(b"\n")
-    assert letters.keys() == {fault["row"] for fault in manifest["faults"]}
-    for fault in manifest["faults"]:
-        letter = letters[fault["row"]]
-        assert letter["value"] == lines[fault["row"]]
-        assert (letter["reason"], letter["rules"]) == (fault["reason"], fault["rules"])
-        assert letter["stage"] == fault["stage"]
-        assert letter["source"] == str(folder / "traffic.csv")
-    repeated = {duplicate["row"] for duplicate in manifest["duplicate_rows"]}
-    positions = set(table(tmp_path / "out", "raw")["position"].to_pylist())
-    assert positions == set(range(1, manifest["rows"] + 1)) - letters.keys() - repeated
-
-
 def test_raw_and_aggregates_equal_duckdb_on_the_good_rows(sample, run, tmp_path):
     folder, manifest = sample
     bad = {fault["row"] for fault in manifest["faults"]}
@@ -188,19 +164,6 @@ def test_the_real_week_equals_duckdb(run, tmp_path):
     summary = run(week)
     assert (summary["read"], summary["accepted"], summary["windows"]) == (417_312, 417_312, 2_016)
     assert_equals_duckdb(str(week), tmp_path / "out")
-
-
-def test_a_second_run_writes_the_same_files(run, tmp_path):
-    text = HEADER + "a,2012-03-01 00:00:00,50\nb,2012-03-02 00:00:00,60\nb,2012-03-02,61\na,never,1\n"
-    first = run(text)
-    before = {path: (tmp_path / "out" / path).read_bytes() for path in files(tmp_path / "out")}
-    second = run(text)
-    assert files(tmp_path / "out") == list(before)
-    assert first["output_files"] == second["output_files"]
-    for path in before:
-        if path.startswith(("raw", "processed")):
-            assert (tmp_path / "out" / path).read_bytes() == before[path]
-    assert table(tmp_path / "out", "dead_letters").num_rows == 1
 
 
 def test_a_run_on_a_mended_file_leaves_nothing_of_its_first_version(run, tmp_path):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import fastavro
 import pyarrow.dataset
 import pytest
@@ -23,34 +22,6 @@ from transforms.kafka_sink import aggregate_avro_schema
 
 def table(output: Path, kind: str) -> pyarrow.Table:
     return pyarrow.dataset.dataset(output / kind, format="parquet").to_table()
-
-
-def test_to_the_topic_s_end_gives_what_batch_gives_of_the_same_rows(kafka, new_topic, tmp_path):
-    write_sample(str(tmp_path), sensors=10, step_seconds=60, faults_of_each_kind=0)
-    topic = new_topic(3)
-    lines = f"from read_csv('{tmp_path}/traffic.csv', all_varchar=true)"
-    readings = duckdb.connect().execute(lines).fetchall()
-    numbers = {"speed_mph", "volume_vph", "occupancy_percent", "latitude", "longitude"}
-    names = [field.name for field in TRAFFIC.fields[:10]]
-    messages = []
-    for row in readings:
-        values = {
-            name: float(text) if name in numbers else text
-            for name, text in zip(names, row, strict=True)
-            if text
-        }
-        values["lane_count"] = int(values["lane_count"])
-        messages.append((hash(values["sensor_id"]) % 3, json.dumps(values).encode()))
-    send(kafka, topic, messages)
-    assert traffic.main(["--input", str(tmp_path / "traffic.csv"), "--output", str(tmp_path / "files")]) == 0
-    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers]
-    assert traffic.main([*source, "--output", str(tmp_path / "topic")]) == 0
-    summary = json.loads((tmp_path / "topic" / "summary.json").read_text())
-    assert (summary["read"], summary["accepted"], summary["balanced"]) == (14_400, 14_400, True)
-    files, topics = (table(tmp_path / name, "raw").select(names) for name in ("files", "topic"))
-    assert topics.equals(files)
-    files, topics = (table(tmp_path / name, "processed/aggregates") for name in ("files", "topic"))
-    assert topics.equals(files)
 
 
 def test_a_topic_of_avro_gives_what_the_replayed_file_gives(kafka, schema_registry, new_topic, tmp_path):
