@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines import air_quality, traffic
-from pipelines.metrics import JobMetrics
+from pipelines.consumer_lag import ConsumerLag
+from pipelines.metrics import JobMetrics, by_name
 from pipelines.sample.traffic import write_sample
 from runners.local.ports import free_ports
 from runners.local.waiting import wait_until
@@ -22,7 +23,9 @@ from schemas.air_quality import AIR_QUALITY
 from schemas.metrics import METRICS, PREFIX
 from schemas.traffic import TRAFFIC
 from tests.monitoring import Samples, promtool, scrape
+from tests.stream_jobs import reading, send
 from transforms.counters import live
+from transforms.partitions import find_topics
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +103,26 @@ def test_a_run_is_scraped_while_it_works_and_promtool_finds_no_fault(sample, tmp
             assert set(each.labels) <= declared.get(family.name, set())
     if shutil.which("promtool"):
         promtool("check", "metrics", stdin=text)
+
+
+def test_the_lag_of_a_run_to_the_topics_ends_is_what_has_come_since(kafka, new_topic, tmp_path):
+    topic = new_topic(2)
+    send(kafka, topic, [(n % 2, reading("a", n)) for n in range(100)])
+    configuration = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test"}
+    lag = ConsumerLag(find_topics([topic], configuration, "earliest"), configuration, commits=False)
+    live.reset()
+    assert lag.observe(by_name(live.figures()))["consumer_lag_records"] == {
+        (topic, "0"): 50,
+        (topic, "1"): 50,
+    }
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers]
+    assert traffic.main([*source, "--output", str(tmp_path)]) == 0
+    send(kafka, topic, [(1, reading("a", n)) for n in range(7)])
+    seen = lag.observe(by_name(live.figures()))
+    assert seen["consumer_lag_records"] == {(topic, "0"): 0, (topic, "1"): 7}
+    assert seen["partition_end_offset"] == {(topic, "0"): 50, (topic, "1"): 57}
+    assert seen["reachable"] == {("broker",): 1}
+    assert served_now().total("records_read_total") == 100
 
 
 def test_a_taken_port_is_one_line_and_the_output_is_left_as_it_was(sample, tmp_path, capfd):
