@@ -1,12 +1,16 @@
-"""`python -m tests.benchmarks.stream`: the traffic job as a stream, beside PyFlink SQL and Spark.
+"""`python -m tests.benchmarks.stream`: the traffic job as a stream, beside PyFlink SQL.
 
-A topic of 5 partitions is filled with JSON readings of 207 sensors, and then drained by this job on the Flink
-inside Beam's job server, parallelism 2, checkpoints every 5 s, raw and aggregate Parquet written; and by each
-peer whose packages install. Rows/s are from the start of the process to the last file, and for this job
-also from the first message read. Memory is the peak sum over all its processes, shared pages counted once.
+A topic of 5 partitions is filled with JSON readings of 207 sensors, and then drained by this job on the
+Flink inside Beam's job server, parallelism 2, checkpoints every 5 s, raw and aggregate Parquet written; and
+by PyFlink SQL, where its packages install. Rows/s are from the start of the process to the last file, and for
+this job also from the first message read. Memory is the peak sum over all its processes, shared pages once.
 
-The peers have it easier: no dead letters, no duplicates, no late rows, no offsets, no early results.
-The last line is one JSON object.
+The peer has it easier: no dead letters, duplicates, late rows, offsets, early results or percentile.
+
+With `--corrupt 0.01` that share of the messages is bad JSON, of wrong types, two documents or has line
+breaks; each dead letter is compared with what was sent at its offset. With `--delay` readings come at a
+steady rate, stamped with the clock, and what counts is how long after the closing of its window (its end and
+the out-of-orderness) the broker has an aggregate. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,20 +29,33 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from runners.local import KafkaBroker
-from tests.benchmarks.stream_topic import PARTITIONS, SENSORS, WINDOW_SECONDS, end_of_history, fill
+from tests.benchmarks.stream_peers import NotInstalled, environment, flink_python
+from tests.benchmarks.stream_topic import (
+    PARTITIONS,
+    SENSORS,
+    WINDOW_SECONDS,
+    fill,
+    readings,
+    send,
+    values_of,
+)
 
 GROUP = "stream-processor-group-v2"
 ROOT = Path(__file__).parents[2]
+BATCH_SECONDS = 0.1
+DELAY_WINDOW, DELAY_ORDER = 10, 2
 
 silent = logging.getLogger(f"{__name__}.librdkafka")
 silent.setLevel(logging.CRITICAL)
@@ -57,17 +75,19 @@ class Memory(threading.Thread):
 
     def now(self) -> float:
         total = 0
-        for process in [self.process, *self.process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in [self.process, *self.process.children(recursive=True)]:
                 total += process.memory_full_info().pss
         return total / 1e6
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
+def running(
+    command: Sequence[str], log: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen]:
     """The command and all that it starts, killed at the end."""
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+        command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environ, start_new_session=True
     )
     try:
         yield process
@@ -78,21 +98,11 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
 
 
 def job(broker: KafkaBroker, topic: str, output: Path, *arguments: str) -> list[str]:
-    where = ["--bootstrap_servers", broker.bootstrap_servers, "--output", str(output)]
     return [
         *(sys.executable, "-m", "pipelines.traffic", "--runner", "FlinkRunner", "--topic", topic),
-        *where,
+        *("--bootstrap_servers", broker.bootstrap_servers, "--output", str(output)),
         *arguments,
     ]
-
-
-def rows_before(output: Path, kind: str, time: str, seconds: int) -> int:
-    """Rows of that kind whose time is before so many seconds since the epoch."""
-    files = f"{output}/{kind}/**/*.parquet"
-    if not any((output / kind).rglob("*.parquet")):
-        return 0
-    query = f"select count(*) from read_parquet('{files}') where epoch({time}) < {seconds}"
-    return duckdb.connect().execute(query).fetchall()[0][0]
 
 
 def footer_rows(output: Path, kind: str) -> int:
@@ -116,46 +126,105 @@ def wait_until_read(broker: KafkaBroker, topic: str, process: subprocess.Popen, 
         time.sleep(0.1)
 
 
-def drain(broker: KafkaBroker, folder: Path, rows: int, step_seconds: int, corrupt: float) -> dict[str, Any]:
-    """The job over a topic of so many rows; what it took."""
-    topic, output = f"traffic-{uuid.uuid4().hex[:8]}", folder / "job"
-    broker.create_topic(topic, PARTITIONS)
-    wrong = fill(broker.bootstrap_servers, topic, rows, step_seconds, corrupt)
-    end = end_of_history(rows, step_seconds)
-    complete = (rows // SENSORS * step_seconds // WINDOW_SECONDS) * SENSORS
-    log = folder / "job.log"
+def drain(
+    broker: KafkaBroker, folder: Path, topic: str, rows: int, step_seconds: int, wrong: dict
+) -> dict[str, Any]:
+    """The job over a topic of so many rows, of which the wrong ones become dead letters; what it took."""
+    output, log = folder / "job", folder / "job.log"
+    shutil.rmtree(output, ignore_errors=True)
+    windows = (rows // SENSORS * step_seconds // WINDOW_SECONDS) * SENSORS
     started = time.time()
     with running(job(broker, topic, output), log) as process:
         memory = Memory(process.pid)
         wait_until_read(broker, topic, process, log)
         first = time.time()
-        while footer_rows(output, "raw") < rows - len(wrong) or (
-            footer_rows(output, "processed/aggregates") < complete
+        while (
+            footer_rows(output, "raw") < rows - len(wrong)
+            or footer_rows(output, "processed/aggregates") < windows
+            or footer_rows(output, "dead_letters") < len(wrong)
         ):
             assert process.poll() is None, log.read_text()[-3000:]
             time.sleep(0.5)
         memory.ended.set()
         last = max(path.stat().st_mtime for path in output.rglob("*.parquet"))
-        while footer_rows(output, "dead_letters") < len(wrong):
-            time.sleep(0.5)
-    letters = (
-        duckdb.connect()
-        .execute(f"select partition, position, value from read_parquet('{output}/dead_letters/*.parquet')")
-        .fetchall()
-        if wrong
-        else []
-    )
-    assert {(partition, offset): value for partition, offset, value in letters} == wrong
-    assert len(letters) == len(wrong)
-    assert rows_before(output, "raw", "timestamp", end) or corrupt
-    broker.delete_topic(topic)
+    if wrong:
+        query = f"select partition, position, value from read_parquet('{output}/dead_letters/**/*.parquet')"
+        letters = duckdb.connect().execute(query).fetchall()
+        assert len(letters) == len(wrong)
+        assert {(partition, offset): value for partition, offset, value in letters} == wrong
     return {
         "seconds": round(last - started, 1),
         "rows_per_second": round(rows / (last - started)),
         "rows_per_second_from_first_to_last": round(rows / (last - first)),
         "megabytes": round(memory.peak),
-        "dead_letters": len(letters),
+        "dead_letters": len(wrong),
         "files": sum(1 for _ in output.rglob("*.parquet")),
+    }
+
+
+def drain_by_flink_sql(broker: KafkaBroker, folder: Path, topic: str, rows: int) -> dict[str, Any]:
+    """PyFlink SQL over the same topic. NotInstalled where its packages do not install."""
+    script = str(Path(__file__).with_name("stream_in_flink_sql.py"))
+    output = folder / "flink_sql"
+    command = [str(flink_python()), script, broker.bootstrap_servers, topic, str(output)]
+    started = time.time()
+    with running(command, folder / "flink_sql.log", environment()) as process:
+        memory = Memory(process.pid)
+        assert process.wait() == 0, (folder / "flink_sql.log").read_text()[-3000:]
+        memory.ended.set()
+    seconds = time.time() - started
+    return {
+        "seconds": round(seconds, 1),
+        "rows_per_second": round(rows / seconds),
+        "megabytes": round(memory.peak),
+    }
+
+
+def send_steadily(servers: str, topic: str, rate: int, seconds: float) -> None:
+    """So many readings a second, each stamped with the time when it is sent."""
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5, "compression.type": "snappy"})
+    sent, started = 0, time.time()
+    while (elapsed := time.time() - started) < seconds:
+        due = round(elapsed * rate) - sent
+        if due:
+            micros = np.full(due, time.time_ns() // 1000)
+            partitions = np.arange(sent, sent + due) % SENSORS % PARTITIONS
+            send(producer, topic, partitions, values_of(readings(sent, micros)))
+            sent += due
+        time.sleep(BATCH_SECONDS)
+    assert producer.flush(60) == 0
+
+
+def measure_delay(broker: KafkaBroker, folder: Path, rate: int, seconds: float) -> dict[str, Any]:
+    """How long after its window's closing an on-time aggregate is at the broker, at a steady rate."""
+    topic, events = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("traffic", "events"))
+    broker.create_topic(topic, PARTITIONS)
+    broker.create_topic(events, 1)
+    arguments = ["--aggregates_topic", events, "--early_seconds=0", f"--window_seconds={DELAY_WINDOW}"]
+    arguments += [f"--out_of_orderness_seconds={DELAY_ORDER}", "--allowed_lateness_seconds=60"]
+    log = folder / "delay.log"
+    with running(job(broker, topic, folder / "delay", *arguments), log) as process:
+        send_steadily(broker.bootstrap_servers, topic, 1000, 5)
+        wait_until_read(broker, topic, process, log)
+        started = time.time()
+        send_steadily(broker.bootstrap_servers, topic, rate, seconds)
+        time.sleep(3 * DELAY_WINDOW)  # what is still on its way counts too
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "delay"}, logger=silent)
+    _, end = consumer.get_watermark_offsets(TopicPartition(events, 0), 10)
+    consumer.assign([TopicPartition(events, 0, 0)])
+    delays = []
+    for message in consumer.consume(end, 60):
+        aggregate = json.loads(message.value() or b"{}")
+        closed = datetime.fromisoformat(aggregate["window_end"]).timestamp() + DELAY_ORDER
+        if aggregate["pane"] == "on time" and started + 2 * DELAY_WINDOW < closed < started + seconds:
+            delays.append(message.timestamp()[1] / 1000 - closed)
+    consumer.close()
+    half, most = np.percentile(delays, [50, 99])
+    return {
+        "rate": rate,
+        "aggregates": len(delays),
+        "p50_seconds": round(half, 2),
+        "p99_seconds": round(most, 2),
     }
 
 
@@ -163,16 +232,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--step_seconds", type=int, default=30)
-    parser.add_argument("--corrupt", type=float, default=0)
+    parser.add_argument("--corrupt", type=float, default=0, help="share of the messages in a second run")
+    parser.add_argument("--delay", action="store_true", help="only the delay, at a steady rate")
+    parser.add_argument("--rate", type=int, default=10_000, help="readings a second for --delay")
+    parser.add_argument("--seconds", type=float, default=120, help="how long for --delay")
     options = parser.parse_args()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}"
-    print(machine)
-    figures: dict[str, Any] = {"machine": machine, "rows": options.rows, "step_seconds": options.step_seconds}
+    load = round(os.getloadavg()[0], 1)
+    print(f"{machine}, load of others {load}")
+    figures: dict[str, Any] = {"machine": machine, "load": load}
     with tempfile.TemporaryDirectory() as name, KafkaBroker(Path(name) / "kafka") as broker:
         folder = Path(name)
-        figures["job"] = drain(broker, folder, options.rows, options.step_seconds, options.corrupt)
-        print(figures["job"])
+        if options.delay:
+            figures["delay"] = measure_delay(broker, folder, options.rate, options.seconds)
+        else:
+            figures |= compare(broker, folder, options.rows, options.step_seconds, options.corrupt)
+    for key, value in figures.items():
+        print(f"{key:12} {value}")
     print(json.dumps(figures))
+
+
+def compare(
+    broker: KafkaBroker, folder: Path, rows: int, step_seconds: int, corrupt: float
+) -> dict[str, Any]:
+    """This job, over corrupt messages too where wanted, and the peer."""
+    topic = f"traffic-{uuid.uuid4().hex[:8]}"
+    broker.create_topic(topic, PARTITIONS)
+    fill(broker.bootstrap_servers, topic, rows, step_seconds)
+    figures: dict[str, Any] = {"rows": rows, "step_seconds": step_seconds}
+    figures["job"] = own = drain(broker, folder, topic, rows, step_seconds, {})
+    try:
+        figures["flink_sql"] = peer = drain_by_flink_sql(broker, folder, topic, rows)
+        figures["times_flink_sql"] = round(own["rows_per_second"] / peer["rows_per_second"], 2)
+    except NotInstalled as error:
+        figures["flink_sql"] = f"not run: {error}"
+    broker.delete_topic(topic)
+    if corrupt:
+        topic = f"corrupt-{uuid.uuid4().hex[:8]}"
+        broker.create_topic(topic, PARTITIONS)
+        wrong = fill(broker.bootstrap_servers, topic, rows, step_seconds, corrupt)
+        figures["corrupt"] = bad = drain(broker, folder, topic, rows, step_seconds, wrong)
+        rate = "rows_per_second_from_first_to_last"
+        figures["corrupt_to_clean"] = round(bad[rate] / own[rate], 2)
+    return figures
 
 
 if __name__ == "__main__":

@@ -75,11 +75,6 @@ def history(rows: int, step_seconds: int) -> Iterator[tuple[np.ndarray, list[byt
         yield number % SENSORS % PARTITIONS, values_of(readings(first, micros))
 
 
-def end_of_history(rows: int, step_seconds: int) -> int:
-    """Seconds since the epoch; all windows before it are complete."""
-    return START + rows // SENSORS * step_seconds // WINDOW_SECONDS * WINDOW_SECONDS
-
-
 def fill(
     servers: str, topic: str, rows: int, step_seconds: int, corrupt: float = 0
 ) -> dict[tuple[int, int], bytes]:
