@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import apache_beam as beam
 
+from pipelines.alongside import alongside
 from pipelines.arguments import Arguments
 from pipelines.metrics import by_name, shares
 from pipelines.watched import figures_of
@@ -49,17 +50,11 @@ def health_watched(arguments: Arguments, pipeline: beam.Pipeline) -> Iterator[No
         yield
         return
     watch = HealthWatch(arguments.feed.name, arguments.feed.health, figures_of(arguments, pipeline))
-    ended = threading.Event()
 
-    def run() -> None:
+    def run(ended: threading.Event) -> None:
         while not ended.wait(LOOK_SECONDS):
             for line in watch.look():
                 print(line, file=sys.stderr, flush=True)
 
-    thread = threading.Thread(target=run, name="health", daemon=True)
-    thread.start()
-    try:
+    with alongside(run):
         yield
-    finally:
-        ended.set()
-        thread.join()

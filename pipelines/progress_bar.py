@@ -7,10 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from pipelines.alongside import alongside
 from transforms.counters import live
 
 DRAW_EVERY_SECONDS = 0.2
@@ -23,15 +25,9 @@ log = logging.getLogger(__name__)
 def shown(input_bytes: int | None) -> Iterator[None]:
     """Shows rows and rows per second until the block ends; `input_bytes` is None where it is not known."""
     console = Console(stderr=True)
-    ended = threading.Event()
     show = _draw if console.is_terminal else _log
-    thread = threading.Thread(target=show, args=(console, input_bytes, ended), daemon=True)
-    thread.start()
-    try:
+    with alongside(partial(show, console, input_bytes)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _draw(console: Console, input_bytes: int | None, ended: threading.Event) -> None:

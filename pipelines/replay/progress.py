@@ -7,11 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipelines.alongside import alongside
 from pipelines.replay.accounts import ReplayAccounts
 
 DRAW_EVERY_SECONDS = 0.2
@@ -24,15 +26,9 @@ log = logging.getLogger(__name__)
 def shown(accounts: ReplayAccounts, max_messages: int | None) -> Iterator[None]:
     """Shows the accounts until the block ends."""
     console = Console(stderr=True)
-    ended = threading.Event()
     show = _draw if console.is_terminal else _log
-    thread = threading.Thread(target=show, args=(console, accounts, max_messages, ended), daemon=True)
-    thread.start()
-    try:
+    with alongside(partial(show, console, accounts, max_messages)):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _draw(console: Console, accounts: ReplayAccounts, total: int | None, ended: threading.Event) -> None:

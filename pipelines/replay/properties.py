@@ -63,7 +63,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _unknown_property(properties: Mapping[str, str]) -> str | None:
     try:
-        Producer(dict(properties), logger=_SILENT)
+        Producer(dict(properties), logger=SILENT)
     except KafkaException as error:
         if found := UNKNOWN.search(error.args[0].str()):
             return found[1]
@@ -103,9 +103,9 @@ def _split(setting: str, where: str) -> tuple[str, str]:
 def check(properties: Mapping[str, object]) -> None:
     """UserError for a property that librdkafka does not know, or a value that it does not take."""
     try:
-        Producer(dict(properties), logger=_SILENT)
+        Producer(dict(properties), logger=SILENT)
     except KafkaException as error:
         raise UserError(f"Kafka's configuration: {error.args[0].str()}") from error
 
 
-_SILENT = logging.Logger("discarded", logging.CRITICAL + 1)
+SILENT = logging.Logger("discarded", logging.CRITICAL + 1)

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipelines.replay.delivery import REMEDIES
+from pipelines.replay.properties import SILENT
 from transforms.errors import UserError
 
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -36,7 +37,7 @@ class Broker:
         self.servers = properties["bootstrap.servers"]
         kept = {name: value for name, value in properties.items() if not name.startswith(FOR_PRODUCERS_ONLY)}
         callbacks: dict[str, Any] = {"error_cb": self._note}
-        self._admin = AdminClient({**kept, **callbacks}, logger=logging.getLogger("librdkafka"))
+        self._admin = AdminClient({**kept, **callbacks}, logger=SILENT)  # we say ourselves what is wrong
 
     def topics(self) -> dict[str, int]:
         """The partitions of each topic. UserError when no broker answers in five attempts, or refuses."""

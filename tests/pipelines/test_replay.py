@@ -458,14 +458,14 @@ def test_an_unknown_topic_is_said_at_once_and_not_created(
     )
 
 
-def test_nobody_at_the_address_is_said_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nobody_at_the_address_is_said_in_one_line(tmp_path: Path) -> None:
     server = f"{LOOPBACK}:{next(free_ports())}"
-    file = readings(tmp_path / "a.csv", 1)
-    assert main(["traffic", "--input", str(file), "--bootstrap_servers", server], {}) == 2
-    err = capsys.readouterr().err
-    assert f"{server}: no broker answers" in err and err.count("\n") == 1
+    command = ["traffic", "--input", str(readings(tmp_path / "a.csv", 1)), "--bootstrap_servers", server]
+    run = subprocess.run(
+        [sys.executable, "-m", "pipelines.replay", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 2
+    assert f"{server}: no broker answers" in run.stderr and run.stderr.count("\n") == 1
 
 
 def test_a_message_of_1_2_mb_becomes_a_dead_letter_and_the_others_arrive(
