@@ -9,6 +9,7 @@ import ast
 import itertools
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipelines.arguments import parse_arguments
 from pipelines.replay.topics import TOPICS
+from runners.local import FlinkCluster
 from runners.local.flink import CONFIGURATION
 from runners.local.jars import COORDINATES, FLINK_VERSION
 from runners.local.kafka import CLUSTER_ID, PROPERTIES
@@ -33,6 +35,7 @@ from runners.local.waiting import wait_until
 from schemas.traffic import TRAFFIC
 from tests.monitoring import DASHBOARD, MONITORING
 from tests.services import require_maven
+from tests.stream_jobs import job, messages, reading, rows, send, wait_for
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -255,3 +258,33 @@ def test_prometheus_scrapes_the_job_and_grafana_shows_the_dashboard_of_that_prom
     assert provider["options"]["path"] == inside[f"./{DASHBOARD.parent.relative_to(ROOT)}"]
     assert source["url"] == "http://prometheus:9090"
     assert set(re.findall(r'"uid": "([^"]+)"', DASHBOARD.read_text())) == {source["uid"], "sensor-feeds"}
+
+
+def test_the_job_s_command_runs_on_the_local_services_and_stops_with_a_savepoint(kafka, new_topic, tmp_path):
+    """Its own command, with the addresses of local services: a job server, a cluster, a pool of workers."""
+    topic, events, letters = new_topic(1), new_topic(1), new_topic(1)
+    with FlinkCluster(tmp_path / "flink", worker_pool=True) as cluster:
+        local = {
+            "jobserver:8099": cluster.job_endpoint,
+            "jobserver:8098": cluster.artifact_endpoint,
+            "jobmanager:8081": cluster.rest_url.removeprefix("http://"),
+            "localhost:50000": f"127.0.0.1:{cluster.ports['workers']}",
+            "kafka:29092": kafka.bootstrap_servers,
+            "traffic-raw": topic,
+            "traffic-events": events,
+            "traffic-raw.dlq": letters,
+            "/output": str(tmp_path / "out"),
+            "8000": str(next(free_ports())),
+            "0.0.0.0": "127.0.0.1",
+        }
+        flags = [flag.partition("=") for flag in SERVICES["job"]["command"]]
+        command = [f"{name}={local.get(value, value)}" for name, _, value in flags]
+        with job(kafka, tmp_path / "out", *command) as launcher:
+            readings = [(0, reading("a", second)) for second in (0, 400, 401)]
+            send(kafka, topic, [*readings, (0, b"{")])
+            wait_for(lambda: rows(tmp_path / "out", "processed/aggregates"), "the first window is out", 150)
+            wait_for(lambda: messages(kafka, letters), "the dead letter is sent")
+            assert [key for key, _ in messages(kafka, events)][-1] == b"a|2012-03-01T00:00:00Z"
+            launcher.terminate()
+            assert launcher.wait(180) == 128 + signal.SIGTERM
+    assert "--savepoint_path=file:" in (tmp_path / "out.log").read_text()

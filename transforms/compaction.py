@@ -41,7 +41,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 class Withdrawn(Exception):
-    """A job wrote to the folder meanwhile, or another compaction took it over: nothing was changed."""
+    """A job wrote to the folder meanwhile, or another compaction took it over: what was not done is left."""
 
 
 def compacted_path(path: str) -> str:

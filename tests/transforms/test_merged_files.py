@@ -53,7 +53,7 @@ def test_a_reader_finds_one_version_of_a_file_and_never_a_mixture(
     writer = threading.Thread(target=replace)
     writer.start()
     try:
-        found = [read(tmp_path) for _ in range(150)]
+        found = [read(tmp_path) for _ in range(50)]
     finally:
         done.set()
         writer.join()
