@@ -177,7 +177,7 @@ def test_days_of_a_running_stream_are_compacted_and_its_late_rows_and_restarts_g
     assert not list((output / ".compacting").rglob("*.parquet"))
     assert found == sorted(found)
     assert found[0] > -1
-    assert len(set(found)) > 10
+    assert len(set(found)) > 3
     assert_final_tables(output, sent + late + more, DAY_SECONDS + 5 * 3600)
 
 
