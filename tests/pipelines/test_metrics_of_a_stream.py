@@ -34,7 +34,7 @@ def test_the_counters_of_a_stream_are_what_was_written_and_outlive_its_workers(
     bad = [(n % 4, value) for n, value in enumerate(BAD)]
     with job_on_cluster(flink_cluster, kafka, output, *arguments):
         send(kafka, topic, sent + bad)
-        wait_for(lambda: counted(port).total("records_read_total") == len(sent + bad), "all is read")
+        wait_for(lambda: counted(port).total("records_read_total") == len(sent + bad), "all is read", 180)
         metrics = counted(port)
         assert metrics.total("dead_letters_total") == len(bad)
         assert metrics.by("dead_letters_total", "reason")["speed_mph_out_of_range"] == 20
