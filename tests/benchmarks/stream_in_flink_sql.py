@@ -3,8 +3,6 @@
 # mypy: ignore-errors
 import sys
 
-from pyflink.table import EnvironmentSettings, TableEnvironment
-
 SETTINGS = {
     "parallelism.default": "2",
     "execution.checkpointing.interval": "5 s",
@@ -59,6 +57,8 @@ where {VALID} group by sensor_id, window_start, window_end"""
 
 
 def run(servers: str, topic: str, output: str) -> None:
+    from pyflink.table import EnvironmentSettings, TableEnvironment  # in an environment of its own
+
     tables = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     for name, value in SETTINGS.items():
         tables.get_config().set(name, value)
