@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindows
 
-from transforms.files import publish_json
+from transforms.files import FileDoFn, publish_json
 from transforms.health import share
 
 SUMMARY = "summary.json"
@@ -115,6 +116,17 @@ class AddAccounts(beam.CombineFn):
         return accumulator
 
 
+class _WriteFile(FileDoFn):
+    def __init__(self, summary: WriteSummary, options: PipelineOptions) -> None:
+        super().__init__(options)
+        self.summary = summary
+
+    def process(self, accounts: Accounts) -> Iterable[int]:
+        seconds = time.time() - self.summary.started
+        content = {**self.summary.description, **accounts.summary(seconds)}
+        yield publish_json(FileSystems.join(self.summary.root, SUMMARY), content)
+
+
 @dataclass
 class WriteSummary(beam.PTransform):
     """The accounts of all steps -> `summary.json` below the root: the run, and where its rows went."""
@@ -131,9 +143,5 @@ class WriteSummary(beam.PTransform):
             ]
             | beam.Flatten()
             | beam.CombineGlobally(AddAccounts())
-            | beam.Map(self._write).with_output_types(int)
+            | beam.ParDo(_WriteFile(self, accounts[0].pipeline.options)).with_output_types(int)
         )
-
-    def _write(self, accounts: Accounts) -> int:
-        summary = {**self.description, **accounts.summary(time.time() - self.started)}
-        return publish_json(FileSystems.join(self.root, SUMMARY), summary)

@@ -10,11 +10,12 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
-from transforms.files import publish
+from transforms.files import FileDoFn, publish
 from transforms.parquet import digest, to_parquet
 
 ROWS_PER_FILE = 100_000
@@ -31,8 +32,9 @@ def split_by_source(
         yield (letters["source"].dictionary[source].as_py(), stretch), letters.filter(mask)
 
 
-class _WriteFile(beam.DoFn):
-    def __init__(self, root: str, feed: str) -> None:
+class _WriteFile(FileDoFn):
+    def __init__(self, root: str, feed: str, options: PipelineOptions) -> None:
+        super().__init__(options)
         self.root, self.feed = root, feed
 
     def process(
@@ -63,9 +65,10 @@ class WriteDeadLetters(beam.PTransform):
 
     def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[Accounts]:
         waits = [] if self.after is None else [beam.pvalue.AsSingleton(self.after)]
+        write = _WriteFile(self.root, self.feed, letters.pipeline.options)
         return (
             letters
             | beam.FlatMap(split_by_source).with_output_types(tuple[tuple[str, int], pa.RecordBatch])
             | beam.GroupByKey()
-            | beam.ParDo(_WriteFile(self.root, self.feed), *waits).with_output_types(Accounts)
+            | beam.ParDo(write, *waits).with_output_types(Accounts)
         )

@@ -10,11 +10,27 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+import apache_beam as beam
 import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.errors import UserError
+
+
+class FileDoFn(beam.DoFn):
+    """A step that touches files: it brings the pipeline's options of file systems to its worker.
+
+    Beam itself tells them only to the workers of its containers, not to those that a worker pool starts, or a
+    loopback worker that is a process.
+    """
+
+    def __init__(self, options: PipelineOptions) -> None:
+        self.options = options
+
+    def setup(self) -> None:
+        FileSystems.set_options(self.options)
 
 
 def publish(path: str, content: pa.Buffer | bytes) -> int:

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.feed import Feed
 from transforms import counters
 from transforms.compaction import compacted_path, withdraw
-from transforms.files import discard, publish
+from transforms.files import FileDoFn, discard, publish
 from transforms.parquet import (
     DAY_MICROS,
     day_folder,
@@ -77,8 +78,9 @@ def bring_up_to_date(root: str, folder: str, name: str, update: Callable[[str], 
         discard([path])
 
 
-class _WritePanes(beam.DoFn):
-    def __init__(self, files: MergePanes) -> None:
+class _WritePanes(FileDoFn):
+    def __init__(self, files: MergePanes, options: PipelineOptions) -> None:
+        super().__init__(options)
         self.files = files
 
     def start_bundle(self) -> None:
@@ -137,7 +139,7 @@ class MergePanes(beam.PTransform):
         return max(self.file_seconds // self.window_seconds, 1) * self.window_seconds
 
     def expand(self, panes: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
-        return panes | beam.ParDo(_WritePanes(self))
+        return panes | beam.ParDo(_WritePanes(self, panes.pipeline.options))
 
 
 def replace_sessions(present: pa.Table | None, newer: pa.Table, key: str) -> pa.Table:
@@ -159,8 +161,9 @@ def replace_sessions(present: pa.Table | None, newer: pa.Table, key: str) -> pa.
     return pa.concat_tables([present.filter(pa.array(~stale)).cast(newer.schema), newer])
 
 
-class _WriteSessions(beam.DoFn):
-    def __init__(self, files: MergeSessions) -> None:
+class _WriteSessions(FileDoFn):
+    def __init__(self, files: MergeSessions, options: PipelineOptions) -> None:
+        super().__init__(options)
         self.files = files
 
     def start_bundle(self) -> None:
@@ -209,11 +212,12 @@ class MergeSessions(beam.PTransform):
     feed: Feed
 
     def expand(self, panes: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[None]:
-        return panes | beam.ParDo(_WriteSessions(self))
+        return panes | beam.ParDo(_WriteSessions(self, panes.pipeline.options))
 
 
-class _WriteLetters(beam.DoFn):
-    def __init__(self, root: str, feed: str) -> None:
+class _WriteLetters(FileDoFn):
+    def __init__(self, root: str, feed: str, options: PipelineOptions) -> None:
+        super().__init__(options)
         self.root, self.feed = root, feed
 
     def start_bundle(self) -> None:
@@ -252,4 +256,4 @@ class MergeDeadLetters(beam.PTransform):
     feed: str
 
     def expand(self, letters: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[None]:
-        return letters | beam.ParDo(_WriteLetters(self.root, self.feed))
+        return letters | beam.ParDo(_WriteLetters(self.root, self.feed, letters.pipeline.options))

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.errors import UserError
-from transforms.files import files_below, publish, read_file
+from transforms.files import FileDoFn, files_below, publish, read_file
 
 ROW_GROUP_ROWS = 20_000
 DAY_MICROS = 86_400_000_000
@@ -126,6 +127,17 @@ class DailyFiles:
             )
 
 
+class _RefuseTaken(FileDoFn):
+    def __init__(self, files: DailyFiles, options: PipelineOptions) -> None:
+        super().__init__(options)
+        self.files = files
+
+    def process(self, days: set[int]) -> Iterable[bool]:
+        for day in sorted(days):
+            self.files.refuse_files_of_others(posixpath.join(self.files.folder, day_folder(day)))
+        yield True
+
+
 @dataclass
 class RefuseTakenDays(beam.PTransform):
     """Readings -> True, when no day of theirs holds the results of other inputs: what writes waits for it.
@@ -140,20 +152,18 @@ class RefuseTakenDays(beam.PTransform):
             readings
             | beam.FlatMap(self._days).with_output_types(int)
             | beam.CombineGlobally(beam.combiners.ToSetCombineFn())
-            | beam.Map(self._are_free).with_output_types(bool)
+            | beam.ParDo(_RefuseTaken(self.files, readings.pipeline.options)).with_output_types(bool)
         )
 
     def _days(self, readings: pa.RecordBatch) -> list[int]:
         return np.unique(readings[self.files.time].view(pa.int64()).to_numpy() // DAY_MICROS).tolist()
 
-    def _are_free(self, days: set[int]) -> bool:
-        for day in sorted(days):
-            self.files.refuse_files_of_others(posixpath.join(self.files.folder, day_folder(day)))
-        return True
 
-
-class _Write(beam.DoFn):
-    def __init__(self, files: DailyFiles, count: Callable[[pa.RecordBatch], Accounts]) -> None:
+class _Write(FileDoFn):
+    def __init__(
+        self, files: DailyFiles, count: Callable[[pa.RecordBatch], Accounts], options: PipelineOptions
+    ) -> None:
+        super().__init__(options)
         self.files, self.count = files, count
 
     def process(self, group: tuple[int, pa.RecordBatch], after: bool = True) -> Iterable[Accounts]:
@@ -181,4 +191,5 @@ class WriteDailyParquet(beam.PTransform):
 
     def expand(self, groups: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[Accounts]:
         waits = [] if self.after is None else [beam.pvalue.AsSingleton(self.after)]
-        return groups | beam.ParDo(_Write(self.files, self.count), *waits).with_output_types(Accounts)
+        write = _Write(self.files, self.count, groups.pipeline.options)
+        return groups | beam.ParDo(write, *waits).with_output_types(Accounts)

@@ -7,15 +7,27 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from schemas.feed import Feed
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.csv_files import Block, find_blocks, read_block
+from transforms.files import FileDoFn
 
 
-class _ReadBlocks(beam.DoFn):
-    def __init__(self, feed: Feed) -> None:
+class _FindBlocks(FileDoFn):
+    def __init__(self, feed: Feed, options: PipelineOptions) -> None:
+        super().__init__(options)
+        self.feed = feed
+
+    def process(self, path: str) -> Iterable[Block]:
+        return find_blocks(path, self.feed)
+
+
+class _ReadBlocks(FileDoFn):
+    def __init__(self, feed: Feed, options: PipelineOptions) -> None:
+        super().__init__(options)
         self.known = feed.columns | {""}
 
     def process(self, block: Block) -> Iterable[pa.RecordBatch]:
@@ -37,12 +49,13 @@ class ReadCsv(beam.PTransform):
     feed: Feed
 
     def expand(self, paths: beam.PCollection[str]) -> beam.pvalue.DoOutputsTuple:
+        options = paths.pipeline.options
         return (
             paths
-            | "FindBlocks" >> beam.FlatMap(find_blocks, self.feed).with_output_types(Block)
+            | "FindBlocks" >> beam.ParDo(_FindBlocks(self.feed, options)).with_output_types(Block)
             | beam.Reshuffle()
             | "ReadBlocks"
-            >> beam.ParDo(_ReadBlocks(self.feed))
+            >> beam.ParDo(_ReadBlocks(self.feed, options))
             .with_output_types(pa.RecordBatch, accounts=Accounts)
             .with_outputs("accounts", main="records")
         )

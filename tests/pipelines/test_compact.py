@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import compact
 from pipelines.compact import closed_days
@@ -31,7 +32,7 @@ from transforms.merged_files import MergePanes, _WritePanes
 def write(root: Path, folder: str, *times: str) -> None:
     """A reading at each of those times, and a pane of its window for each."""
     files = MergePanes(str(root), folder, "traffic", "timestamp", 300, 3600, ["sensor_id", "timestamp"])
-    writer = _WritePanes(files)
+    writer = _WritePanes(files, PipelineOptions([]))
     writer.start_bundle()
     for time in times:
         writer.process((0, accepted({"timestamp": micros(time)})))

@@ -92,7 +92,7 @@ def test_files_come_from_and_go_to_another_file_system_and_a_second_run_replaces
 def write_panes(root: str, folder: str, *times: str) -> None:
     """A reading at each of those times, and a pane of its window for each."""
     files = MergePanes(root, folder, "traffic", "timestamp", 300, 3600, ["sensor_id", "timestamp"])
-    writer = _WritePanes(files)
+    writer = _WritePanes(files, PipelineOptions([]))
     writer.start_bundle()
     for time in times:
         writer.process((0, accepted({"timestamp": micros(time)})))

@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +45,7 @@ def write(root: Path, *panes: Pane) -> None:
         file_seconds=3600,
         sort_by=SORT_BY,
     )
-    writer = _WritePanes(files)
+    writer = _WritePanes(files, PipelineOptions([]))
     writer.start_bundle()
     for shard, hour, readings in panes:
         writer.process((shard, window(shard, hour, readings)))
@@ -343,7 +344,7 @@ def messages(offsets: tuple[int, ...]) -> pa.RecordBatch:
 
 
 def write_letters(root: Path, *offsets: int) -> None:
-    writer = _WriteLetters(str(root), "traffic")
+    writer = _WriteLetters(str(root), "traffic", PipelineOptions([]))
     writer.start_bundle()
     writer.process(letters(*offsets))
     writer.finish_bundle()
