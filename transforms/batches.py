@@ -33,6 +33,10 @@ class RecordBatchCoder(beam.coders.Coder):
         with pa.ipc.open_stream(encoded, options=self.reading) as reader:
             return reader.read_next_batch()
 
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        """In memory. Beam asks it of the first elements of every step, and would encode them for it."""
+        return value.nbytes
+
     def is_deterministic(self) -> bool:
         return False
 

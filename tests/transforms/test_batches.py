@@ -42,6 +42,13 @@ def test_beam_takes_the_coder_wherever_a_step_says_that_it_holds_batches() -> No
     assert pair.decode(pair.encode((7, records([SIMPLE_ROW])))) == (7, records([SIMPLE_ROW]))
 
 
+def test_the_size_of_a_batch_is_told_without_encoding_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = beam.coders.registry.get_coder(tuple[int, pa.RecordBatch])
+    encoded = len(pair.encode((7, MANY)))
+    monkeypatch.delattr(RecordBatchCoder, "encode")
+    assert encoded / 10 < pair.get_impl().estimate_size((7, MANY)) < encoded * 10
+
+
 def test_a_slice_encodes_its_own_rows_only() -> None:
     ten = with_small_dictionaries(MANY.slice(5_000, 10))
     assert ten.to_pylist() == MANY.slice(5_000, 10).to_pylist()
