@@ -40,6 +40,8 @@ CONFIGURATION = {
     "taskmanager.memory.task.off-heap.size": "128m",
     "taskmanager.memory.network.min": "128m",
     "taskmanager.memory.network.max": "128m",
+    # Shuffles of a batch, which run side by side, hold so many each: for the usual 512 there is no memory.
+    "taskmanager.network.sort-shuffle.min-buffers": "32",
     "taskmanager.memory.managed.size": "256m",
     "taskmanager.memory.jvm-metaspace.size": "256m",
     "taskmanager.memory.jvm-overhead.min": "192m",

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from moto.server import ThreadedMotoServer
 
 from pipelines import compact, traffic
-from runners.local import HdfsCluster
+from runners.local import FlinkCluster, HdfsCluster
 from tests.rows import accepted, micros
 from tests.stream_jobs import job, reading, send, wait_for
 from transforms.files import files_below
@@ -87,6 +87,23 @@ def test_files_come_from_and_go_to_another_file_system_and_a_second_run_replaces
     assert len(written) == 2
     for stale in set(summary["output_files"]) - set(written):
         assert not FileSystems.exists(f"{root}/out/{stale}")
+
+
+def test_workers_in_a_pool_of_a_cluster_reach_them_too(
+    flink_cluster: FlinkCluster, hdfs: HdfsCluster, s3_flags: list[str]
+) -> None:
+    """Beam gives such workers no options. A batch reads from HDFS and writes to S3, shuffles side by side."""
+    flags = [*hdfs.hdfs_flags, *s3_flags]
+    FileSystems.set_options(PipelineOptions(flags))
+    write("hdfs://readings/pool/a.csv", HEADER + "a,2012-03-01 00:00,50\na,2012-03-02 00:00,60\nb,never,70\n")
+    root = f"{BUCKET}/pool"
+    where = ["--input", "hdfs://readings/pool/a.csv", "--output", root]
+    assert traffic.main([*where, *flink_cluster.flags, *flags]) == 0
+    summary = json.loads(read(f"{root}/summary.json"))
+    assert summary["balanced"] and summary["read"] == 3
+    assert [row["speed_mph"] for row in parquet_rows(root, summary, "raw")] == [50, 60]
+    (letter,) = parquet_rows(root, summary, "dead_letters")
+    assert letter["value"] == b"b,never,70"
 
 
 def write_panes(root: str, folder: str, *times: str) -> None:

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from apache_beam.internal import pickler
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.display import DisplayData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.errors import UserError
-from transforms.files import files_below, publish, publish_json, read_json
+from transforms.files import FileDoFn, files_below, publish, publish_json, read_json
 from transforms.local_files import whole_file
 
 
@@ -118,3 +122,15 @@ def test_files_below_a_root_are_those_that_match_whatever_the_root_is_called(
         publish(str(root / path), b"")
     assert files_below(str(root), "*/*.parquet") == {str(root / "a/x.parquet"), str(root / "a/y.parquet")}
     assert files_below(str(root), "c/*") == set()
+
+
+def test_a_step_that_touches_files_brings_the_options_of_file_systems_and_shows_none_of_them() -> None:
+    FileSystems.set_options(None)  # as in a worker that Beam told nothing
+    with pytest.raises(ValueError, match="pipeline_options is not set"):
+        FileSystems.get_filesystem("hdfs://a")
+    flags = ["--hdfs_host=h", "--hdfs_port=1", "--hdfs_user=u", "--s3_secret_access_key=hidden"]
+    step = FileDoFn(PipelineOptions(flags))
+    pickler.loads(pickler.dumps(step)).setup()
+    assert FileSystems.get_filesystem("hdfs://a").scheme() == "hdfs"
+    shown = [each.get_dict() for each in DisplayData.create_from(step).items]
+    assert "hidden" not in f"{step} {step!r} {shown}"
