@@ -18,14 +18,16 @@ from schemas.feed import NULLED, Feed
 from transforms import counters
 from transforms.accounts import Accounts
 from transforms.batches import concatenate
-from transforms.casts import floats
+from transforms.casts import NAIVE, floats
 from transforms.deduplicate import deduplicate
-from transforms.medians import declared_medians, medians
-from transforms.windows import DAY_SECONDS, Stretch, split_by_window
+from transforms.medians import count_values, declared_medians, medians_of
+from transforms.windows import DAY_SECONDS, Stretch
 
 FILL_LIMIT = 3
+NOWHERE = -1
 OBSERVED, FORWARD, BACKWARD, MEDIAN, MISSING = range(len(ORIGINS))
 MICROS = 1_000_000
+DAY_MICROS = DAY_SECONDS * MICROS
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,40 @@ def fill(
     >>> fill(values, times, np.array([0]), median=9, span=1).values.tolist()
     [1.0, 1.0, 9.0, 5.0, 5.0]
     """
-    rows = np.arange(len(values))
-    run = np.searchsorted(starts, rows, "right")
     filled, origins = values.copy(), np.full(len(values), OBSERVED, np.int32)
-    for origin, step in ((FORWARD, 1), (BACKWARD, -1)):
-        nearest = _nearest_before(~np.isnan(filled)[::step])[::step]
-        nearest = nearest if step == 1 else len(values) - 1 - nearest
-        inside = (nearest >= 0) & (nearest < len(values))
-        source = np.where(inside, nearest, rows)
-        near = (np.abs(rows - source) <= limit) & (np.abs(times - times[source]) <= span)
-        gaps = np.isnan(filled) & inside & (run[source] == run) & near
-        filled = np.where(gaps, filled[source], filled)
-        origins[gaps] = origin
-    gaps = np.isnan(filled)
-    origins[gaps] = MISSING if np.isnan(median) else MEDIAN
-    return Filled(np.where(gaps, median, filled), origins)
+    missing = np.isnan(values)
+    gaps, present = np.flatnonzero(missing), np.append(np.flatnonzero(~missing), NOWHERE)
+    following = np.searchsorted(present[:-1], gaps)
+    for origin, sources in ((FORWARD, present[following - 1]), (BACKWARD, present[following])):
+        near = (np.abs(gaps - sources) <= limit) & (np.abs(times[gaps] - times[sources]) <= span)
+        of_run = np.searchsorted(starts, sources, "right") == np.searchsorted(starts, gaps, "right")
+        fillable = (sources != NOWHERE) & near & of_run & (origins[gaps] == OBSERVED)
+        rows = gaps[fillable]
+        filled[rows], origins[rows] = values[sources[fillable]], origin
+    rest = gaps[origins[gaps] == OBSERVED]
+    filled[rest], origins[rest] = median, MISSING if np.isnan(median) else MEDIAN
+    return Filled(filled, origins)
 
 
-def _nearest_before(present: np.ndarray) -> np.ndarray:
-    """For each place the last place up to it where something is present, or -1."""
-    return np.maximum.accumulate(np.where(present, np.arange(len(present)), -1)) if len(present) else present
+@dataclass(frozen=True)
+class Series:
+    """A measured field of sorted readings, its gaps filled as far as they could be, and its 24-hour means."""
+
+    filled: Filled
+    means: np.ndarray
+
+
+def series_of(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) -> dict[str, Series]:
+    """Each measured field of readings sorted by key and event time; see `clean`."""
+    keys = readings[feed.key].indices.to_numpy()
+    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+    times = readings[feed.event_time].view(pa.int64()).to_numpy()
+    first = day_before(times, starts)
+    series = {}
+    for name in feed.any_of:
+        filled = fill(floats(readings[name]), times, starts, reference[name], feed.fill_seconds * MICROS)
+        series[name] = Series(filled, rolling_mean(filled.values, first))
+    return series
 
 
 def clean(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) -> pa.RecordBatch:
@@ -83,17 +99,20 @@ def clean(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float]) 
 
     `reference` are the medians for the gaps that nothing near can fill.
     """
-    keys = readings[feed.key].indices.to_numpy()
-    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-    times = readings[feed.event_time].view(pa.int64()).to_numpy()
-    first = day_before(times, starts)
+    return _clean_rows(readings, feed, series_of(readings, feed, reference), np.arange(readings.num_rows))
+
+
+def _clean_rows(
+    readings: pa.RecordBatch, feed: Feed, series: Mapping[str, Series], rows: np.ndarray
+) -> pa.RecordBatch:
+    """Those of the readings, in that order: to build some costs less than to take them out of all."""
+    readings = readings.take(pa.array(rows))
     columns = {name: readings[name] for name in readings.schema.names if name != NULLED.name}
-    for name in feed.any_of:
-        values = floats(readings[name])
-        filled = fill(values, times, starts, reference[name], feed.fill_seconds * MICROS)
-        columns[name] = _nullable(filled.values)
-        columns[origin_of(name)] = pa.DictionaryArray.from_arrays(pa.array(filled.origins), pa.array(ORIGINS))
-        columns[rolling_of(name)] = _nullable(rolling_mean(filled.values, first))
+    for name, each in series.items():
+        origins = pa.array(each.filled.origins[rows])
+        columns[name] = _nullable(each.filled.values[rows])
+        columns[origin_of(name)] = pa.DictionaryArray.from_arrays(origins, pa.array(ORIGINS))
+        columns[rolling_of(name)] = _nullable(each.means[rows])
     columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
     schema = clean_schema(feed)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
@@ -107,9 +126,24 @@ def clean_between(
     They follow from the readings of the stretch and its surroundings, see `stretch_of`, so that it does not
     matter which others are there: part for part this gives what `clean` gives of the whole.
     """
-    cleaned = clean(readings, feed, reference)
-    times = cleaned[feed.event_time].view(pa.int64()).to_numpy()
-    return cleaned.filter(pa.array((times >= start) & (times < end)))
+    series = series_of(readings, feed, reference)
+    return _clean_rows(readings, feed, series, _rows_between(readings, feed, start, end))
+
+
+def clean_days(
+    readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, float], start: int, end: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(start of a UTC day in seconds, its clean readings) of all days; see `clean_between`."""
+    series = series_of(readings, feed, reference)
+    for day in range(start // DAY_MICROS * DAY_MICROS, end, DAY_MICROS):
+        rows = _rows_between(readings, feed, max(start, day), min(end, day + DAY_MICROS))
+        if len(rows):
+            yield day // MICROS, _clean_rows(readings, feed, series, rows)
+
+
+def _rows_between(readings: pa.RecordBatch, feed: Feed, start: int, end: int) -> np.ndarray:
+    times = readings[feed.event_time].view(pa.int64()).to_numpy()
+    return np.flatnonzero((times >= start) & (times < end))
 
 
 def stretch_of(feed: Feed, seconds: int) -> Stretch:
@@ -143,10 +177,14 @@ def rolling_mean(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     """
     rows = np.arange(len(values))
     bounds = np.stack([first, rows + 1], axis=1).ravel()
-    sums = np.add.reduceat(np.append(np.nan_to_num(values), 0), bounds)[::2]
-    present = np.concatenate([[0], np.cumsum(~np.isnan(values))])
+    missing = np.isnan(values)
+    sums = np.add.reduceat(np.append(np.where(missing, 0, values), 0), bounds)[::2]
+    counts = rows + 1 - first
+    if missing.any():
+        absent = np.concatenate([[0], np.cumsum(missing)])
+        counts -= absent[rows + 1] - absent[first]
     with np.errstate(invalid="ignore"):
-        return sums / (present[rows + 1] - present[first])
+        return sums / counts
 
 
 def _assess(readings: pa.RecordBatch, feed: Feed) -> dict[str, pa.Array]:
@@ -175,11 +213,12 @@ def _broken_fields(nulled: pa.ListArray, feed: Feed) -> np.ndarray:
 def _names(mask: np.ndarray, feed: Feed) -> pa.ListArray:
     """For each reading the names of the fields where the mask, a row for each field, is set."""
     offsets = np.concatenate([[0], np.cumsum(mask.sum(axis=0))]).astype(np.int32)
-    _, fields = np.nonzero(mask.T)
+    fields = np.flatnonzero(np.ascontiguousarray(mask.T)) % len(mask)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(feed.any_of).take(pa.array(fields)))
 
 
 def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
+    time = time.view(NAIVE)  # to ask the calendar of a zone, be it UTC, takes seven times as long
     month = pc.month(time)
     season = month.to_numpy() % 12 // 3
     return {
@@ -218,11 +257,11 @@ class FindMedians(beam.PTransform):
         return (
             groups
             | beam.WindowInto(GlobalWindows())
-            | beam.MapTuple(lambda _, readings: (0, readings.select(self.feed.any_of))).with_output_types(
+            | beam.MapTuple(lambda _, readings: (0, count_values(readings, self.feed))).with_output_types(
                 tuple[int, pa.RecordBatch]
             )
             | beam.GroupByKey()
-            | beam.MapTuple(lambda _, batches: medians(concatenate(batches), self.feed)).with_output_types(
+            | beam.MapTuple(lambda _, counts: medians_of(concatenate(counts), self.feed)).with_output_types(
                 dict[str, float]
             )
         )
@@ -250,8 +289,7 @@ class Clean(beam.PTransform):
         ) -> Iterator[tuple[int, pa.RecordBatch]]:
             start, readings = group
             limits = start * MICROS, (start + stretch.seconds) * MICROS
-            cleaned = clean_between(readings, feed, reference, *limits)
-            yield from split_by_window(cleaned, DAY_SECONDS, feed.event_time)
+            return clean_days(readings, feed, reference, *limits)
 
         return groups | beam.FlatMap(days, reference).with_output_types(tuple[int, pa.RecordBatch])
 

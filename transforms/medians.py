@@ -14,11 +14,38 @@ from transforms.deduplicate import deduplicate
 from transforms.errors import UserError
 from transforms.rules import validate
 
+COUNTS = pa.schema([("field", pa.int64()), ("value", pa.float64()), ("count", pa.int64())])
+"""How often each value of a feed's measured fields occurs; `field` is the place in `feed.any_of`."""
+
+
+def count_values(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
+    """The `COUNTS` of readings: far fewer rows than readings, since a device tells few different values."""
+    columns = (floats(readings[name]) for name in feed.any_of)
+    counted = [np.unique(column[~np.isnan(column)], return_counts=True) for column in columns]
+    fields = np.repeat(np.arange(len(counted)), [len(values) for values, _ in counted])
+    values, counts = (np.concatenate(each) for each in zip(*counted, strict=True))
+    return pa.RecordBatch.from_arrays([fields, values, counts], schema=COUNTS)
+
+
+def medians_of(counts: pa.RecordBatch, feed: Feed) -> dict[str, float]:
+    """The median of each measured field from `COUNTS` in any order, NaN where no value is."""
+    fields, values, often = (counts[name].to_numpy() for name in COUNTS.names)
+    of_field = (fields == place for place in range(len(feed.any_of)))
+    return {name: _median(values[of], often[of]) for name, of in zip(feed.any_of, of_field, strict=True)}
+
+
+def _median(values: np.ndarray, often: np.ndarray) -> float:
+    if not len(values):
+        return np.nan
+    order = np.argsort(values)
+    reached = np.cumsum(often[order])
+    middle = np.searchsorted(reached, [(reached[-1] - 1) // 2, reached[-1] // 2], "right")
+    return float(values[order][middle].mean())
+
 
 def medians(readings: pa.RecordBatch, feed: Feed) -> dict[str, float]:
     """The median of each measured field, NaN where no value is."""
-    columns = {name: floats(readings[name]) for name in feed.any_of}
-    return {name: float(np.nanmedian(v)) if not np.isnan(v).all() else np.nan for name, v in columns.items()}
+    return medians_of(count_values(readings, feed), feed)
 
 
 def file_medians(path: str, feed: Feed, timezone: str = "UTC") -> dict[str, float]:

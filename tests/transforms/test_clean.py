@@ -36,7 +36,7 @@ from transforms.clean import (
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
 from transforms.deduplicate import deduplicate
-from transforms.medians import declared_medians, file_medians, medians
+from transforms.medians import count_values, declared_medians, file_medians, medians, medians_of
 from transforms.parquet import with_plain_text
 from transforms.rules import validate
 from transforms.windows import GatherStretches, GroupByStretch, Stretch
@@ -147,6 +147,24 @@ def test_nothing_is_filled_from_another_station() -> None:
         reading(0, "a"), reading(0, "b", benzene_ug_m3=None), reference=dict.fromkeys(AIR_QUALITY.any_of, 7.0)
     )
     assert (rows[1]["benzene_ug_m3"], rows[1]["benzene_ug_m3_origin"]) == (7.0, "median")
+
+
+@patient
+@given(
+    st.lists(st.lists(st.none() | st.sampled_from([1.5, 2.0, 7.25, -1e300, 1e300])), min_size=1, max_size=4)
+)
+def test_medians_of_counted_parts_are_those_that_numpy_gives_of_the_whole(parts: list[list]) -> None:
+    schema = AIR_QUALITY.reading_schema
+    batches = [
+        pa.RecordBatch.from_pylist(
+            [reading(hour, benzene_ug_m3=value) for hour, value in enumerate(part)], schema
+        )
+        for part in parts
+    ]
+    found = medians_of(concatenate(count_values(batch, AIR_QUALITY) for batch in batches), AIR_QUALITY)
+    values = [value for part in parts for value in part if value is not None]
+    expected = np.median(values) if values else np.nan
+    np.testing.assert_equal(found["benzene_ug_m3"], expected)
 
 
 def test_a_series_without_any_value_stays_without() -> None:
