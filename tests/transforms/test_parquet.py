@@ -106,6 +106,21 @@ def test_row_groups_of_sorted_readings_hold_sensors_apart_and_say_so() -> None:
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))
 
 
+def test_values_that_repeat_have_a_dictionary_and_the_others_none() -> None:
+    rows: list[dict[str, Any]] = [
+        {"sensor_id": f"s{n}", "road_name": "I 5", "speed_mph": n % 7, "volume_vph": n / 7}
+        for n in range(3_000)
+    ]
+    table, metadata = read(accepted(*rows))
+    assert table.select(list(rows[0])).to_pylist() == rows
+    columns = [metadata.row_group(0).column(place) for place in range(metadata.num_columns)]
+    encodings = {column.path_in_schema: set(column.encodings) for column in columns}
+    with_dictionary = {name for name, used in encodings.items() if "RLE_DICTIONARY" in used}
+    assert with_dictionary >= {"road_name", "speed_mph"}
+    assert with_dictionary.isdisjoint({"sensor_id", "volume_vph", "timestamp"})
+    assert "BYTE_STREAM_SPLIT" in encodings["volume_vph"]
+
+
 def test_the_same_rows_give_the_same_bytes() -> None:
     readings = at(*range(1_000))
     assert to_parquet(readings) == to_parquet(readings)
