@@ -16,6 +16,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 
+from pipelines.options.timezone import timezone
 from pipelines.parser import OneLineParser
 from schemas.feed import TIMESTAMP, Elapsed, Feed
 from schemas.feeds import FEEDS
@@ -144,7 +145,11 @@ def parser() -> OneLineParser:
     options.add_argument("--train", required=True, metavar="FILE", help="where the earlier rows go")
     options.add_argument("--stream", required=True, metavar="FILE", help="where the later rows go")
     options.add_argument(
-        "--timezone", default="UTC", metavar="ZONE", help="of times without an offset (default: %(default)s)"
+        "--timezone",
+        type=timezone,
+        default="UTC",
+        metavar="ZONE",
+        help="of times without an offset (default: %(default)s)",
     )
     options.add_argument(
         "--session_start",

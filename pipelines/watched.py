@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import apache_beam as beam
 
-from pipelines.arguments import METRICS_PORT, Arguments
+from pipelines.arguments import Arguments
 from pipelines.flink_metrics import FlinkFigures
 from pipelines.metrics import Figures, JobMetrics
 from pipelines.metrics_server import served
+from pipelines.options.metrics import METRICS_PORT
 from runners.flink_job import FlinkJob
 from runners.savepoints import rest_url
 from transforms import decode_csv

@@ -8,12 +8,13 @@ import os
 import re
 import time
 import uuid
-import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+from pipelines.options.timezone import add_timezone
+from pipelines.options.values import moment, port, positive, whole_number
 from pipelines.parser import OneLineParser
 from pipelines.replay import properties
 from pipelines.replay.inject import KINDS
@@ -188,25 +189,19 @@ def _parser() -> OneLineParser:
         metavar="FILE",
         help="CSV files or globs, plain, .gz, .bz2 or .zst",
     )
-    what.add_argument(
-        "--timezone",
-        type=_timezone,
-        default="UTC",
-        metavar="ZONE",
-        help="of timestamps without an offset, such as America/Los_Angeles (default: UTC)",
-    )
+    add_timezone(what)
     what.add_argument("--format", choices=("json", "avro"), default="json", help="(default: %(default)s)")
     what.add_argument(
         "--schema_registry", metavar="URL", help=f"for avro (default: SCHEMA_REGISTRY_URL, or {DEFAULT_URL})"
     )
-    what.add_argument("--max_messages", type=_positive, metavar="N", help="send no more than that")
+    what.add_argument("--max_messages", type=positive, metavar="N", help="send no more than that")
     what.add_argument("--loop", action="store_true", help="begin again at the end, until stopped")
     what.add_argument(
         "--shift_to_now", action="store_true", help="move event times so that the first event happens now"
     )
     what.add_argument(
         "--deterministic",
-        type=_seed,
+        type=whole_number,
         metavar="SEED",
         help="identifiers of the file's name, the row and SEED alone (default: of its path and the row)",
     )
@@ -218,7 +213,7 @@ def _parser() -> OneLineParser:
     drive.add_argument("--session", type=_name, metavar="ID", help="(default: a new one)")
     drive.add_argument(
         "--session_start",
-        type=_moment,
+        type=moment,
         metavar="TIME",
         help="when the recording began, such as 2026-03-01T08:00:00Z (default: now)",
     )
@@ -233,13 +228,13 @@ def _parser() -> OneLineParser:
     pace.add_argument("--rate", type=_above_zero, metavar="N", help="N messages per second")
     parser.add_argument(
         "--batch_size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"most messages handed over at once (default: {PACED_BATCH} if paced, else {UNBOUNDED_BATCH:,})",
     )
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         default=WORKERS,
         metavar="N",
         help="threads that validate and encode rows ahead of their sending (default: %(default)s)",
@@ -260,7 +255,7 @@ def _parser() -> OneLineParser:
         "--create_topics", action="store_true", help="create the feed's topics that do not exist"
     )
     kafka.add_argument(
-        "--partitions", type=_positive, metavar="N", help="of created topics (default: traffic 5, others 3)"
+        "--partitions", type=positive, metavar="N", help="of created topics (default: traffic 5, others 3)"
     )
     kafka.add_argument(
         "--replication_factor",
@@ -287,7 +282,9 @@ def _parser() -> OneLineParser:
     faults.add_argument(
         "--inject", type=_shares, default={}, metavar="KIND=SHARE,...", help=f"kinds are {', '.join(KINDS)}"
     )
-    faults.add_argument("--seed", type=_seed, default=1, help="another seed, other faults (default: 1)")
+    faults.add_argument(
+        "--seed", type=whole_number, default=1, help="another seed, other faults (default: 1)"
+    )
     faults.add_argument(
         "--late_seconds", type=_above_zero, default=900.0, metavar="N",
         help="how late the late ones are, in event time (default: %(default)g)",
@@ -300,7 +297,7 @@ def _parser() -> OneLineParser:
     watching = parser.add_argument_group("watching")
     watching.add_argument("--dry_run", action="store_true", help="read and validate only; needs no Kafka")
     watching.add_argument(
-        "--metrics_port", type=_port, metavar="PORT", help="serve metrics for Prometheus there"
+        "--metrics_port", type=port, metavar="PORT", help="serve metrics for Prometheus there"
     )
     watching.add_argument(
         "--metrics_host", default="127.0.0.1", metavar="HOST", help="(default: %(default)s)"
@@ -351,35 +348,3 @@ def _name(text: str) -> str:
     if not re.fullmatch(NAME, text):
         raise argparse.ArgumentTypeError(f"{text!r} is not of 1 to 64 of the characters A-Z a-z 0-9 _ . : -")
     return text
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-03-01T08:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port")
-    return int(text)
-
-
-def _timezone(name: str) -> str:
-    if name not in zoneinfo.available_timezones():
-        raise argparse.ArgumentTypeError(f"{name!r} is no time zone; one is America/Los_Angeles")
-    return name

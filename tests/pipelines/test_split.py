@@ -164,6 +164,12 @@ def test_an_earlier_stream_is_kept_when_nothing_can_be_written(folder: Path) -> 
     assert (folder / "stream.csv").read_text() == "earlier"
 
 
+def test_a_zone_that_there_is_not_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(folder, HEADER + b"s1,2012-03-01,1\n", "--at=2012-03-01", "--timezone=Nowhere")
+    assert "'Nowhere' is no time zone" in capsys.readouterr().err
+
+
 def test_a_file_is_not_split_into_itself(folder: Path) -> None:
     assert run(folder, HEADER, "--at=2012-03-01", f"--train={folder / 'input.csv'}") == 2
     assert (folder / "input.csv").read_bytes() == HEADER

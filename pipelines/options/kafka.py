@@ -1,0 +1,76 @@
+"""Kafka: the topics to read instead of files, and how its clients reach it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from pipelines.options.values import moment
+
+GROUP = "stream-processor-group-v2"
+
+
+def add_kafka(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Kafka",
+        "With --topic, DirectRunner reads the topics up to their present ends and stops;\nFlinkRunner goes "
+        "on without end, and writes files that grow.",
+    )
+    group.add_argument(
+        "--topic", nargs="+", default=[], metavar="TOPIC", help="topics to read, instead of files"
+    )
+    group.add_argument(
+        "--bootstrap_servers", default="127.0.0.1:9092", metavar="HOST:PORT", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--kafka_config",
+        type=_setting,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further settings of librdkafka, such as security.protocol=SASL_SSL",
+    )
+    group.add_argument(
+        "--format", choices=("json", "avro"), default="json", help="of the messages (default: %(default)s)"
+    )
+    group.add_argument(
+        "--schema_registry",
+        default=os.environ.get("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8082"),
+        metavar="URL",
+        help="of Avro's schemas (default: SCHEMA_REGISTRY_URL, or http://127.0.0.1:8082)",
+    )
+    group.add_argument(
+        "--start",
+        type=_start,
+        default="earliest",
+        metavar="PLACE",
+        help="earliest, latest, a time such as 2012-03-01T00:00:00Z, or group (its committed offsets: "
+        "a stream so started lacks the readings of windows open then) (default: %(default)s)",
+    )
+
+
+def client_settings(options: argparse.Namespace) -> dict[str, str]:
+    """What the clients of Kafka are configured with; secrets may be among it."""
+    return {
+        "bootstrap.servers": options.bootstrap_servers,
+        "group.id": GROUP,
+        **dict(options.kafka_config),
+    }
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{key!r} is not of the form key=value")
+    return key, value
+
+
+def _start(text: str) -> str:
+    """A named place as it is, a time as milliseconds since the epoch."""
+    if text in ("earliest", "latest", "group"):
+        return text
+    try:
+        return str(round(moment(text).timestamp() * 1000))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither earliest, latest, group nor a time") from None
