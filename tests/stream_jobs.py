@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 import requests
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from runners.local import FlinkCluster, KafkaBroker
 from tests.services import require_maven
@@ -122,6 +122,10 @@ class ClusterJob:
         """How many it has completed."""
         return self._get(f"jobs/{self.running()[0]}/checkpoints")["counts"]["completed"]
 
+    def latest_checkpoint(self) -> dict[str, Any] | None:
+        """What Flink tells of it; None before the first since it was started."""
+        return self._get(f"jobs/{self.running()[0]}/checkpoints")["latest"]["completed"]
+
     def cancel(self) -> None:
         for each in self.running():
             requests.patch(f"{self.rest_url}/jobs/{each}?mode=cancel", timeout=30).raise_for_status()
@@ -177,7 +181,10 @@ def lag(kafka: KafkaBroker, topic: str, partitions: int) -> int:
     """What a lag monitor shows of the job's group."""
     group = "stream-processor-group-v2"
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": group})
-    places = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], 10)
+    try:
+        places = consumer.committed([TopicPartition(topic, number) for number in range(partitions)], 10)
+    except KafkaException:  # a new broker has no coordinator of groups for a moment
+        return sys.maxsize
     ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10)[1] for n in range(partitions)]
     consumer.close()
     return sum(end - max(place.offset, 0) for place, end in zip(places, ends, strict=True))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+
+from schemas.feed import Feed
 
 MICROS = 1_000_000
 NOTHING = -(1 << 62)  # before any event time, and far from the ends of 64 bits
@@ -49,6 +52,11 @@ def advance(
     watermarks = np.maximum.accumulate(np.append(progress.watermark, reached))
     recent = tuple(times[-(RECENT - 1) :].tolist())
     return watermarks[:-1], Progress(int(watermarks[-1]), int(agreed[-1]), recent)
+
+
+def event_times(readings: pa.RecordBatch, feed: Feed) -> np.ndarray:
+    """Of each reading, in microseconds since the epoch."""
+    return readings[feed.event_time].view(pa.int64()).to_numpy()
 
 
 def too_late(

@@ -39,7 +39,7 @@ from tests.stream_jobs import (
 from transforms.schema_registry import SchemaRegistry as SchemaRegistryClient
 
 PARTITIONS, SENSORS, STEP_SECONDS, PORTION_SECONDS = 4, 40, 5, 1200
-OUTAGE_SECONDS = 15
+OUTAGE_SECONDS = 30
 RECOVERY_SECONDS = 180
 BROKEN = b'{"sensor_id": "s01", "timest'
 SOURCE = ["--out_of_orderness_seconds=30", "--idle_seconds=3"]
@@ -287,11 +287,25 @@ def test_a_stream_is_resumed_or_refused_and_loses_nothing(flink_cluster, kafka, 
         assert "Traceback" not in log.read_text()
 
     since = time.monotonic()
-    with job_on_cluster(*start, savepoint, "--parallelism=4", program=added_step) as third:
+    with job_on_cluster(*start, savepoint) as third:
         produced.send()
-        produced.wait_until_complete(output, "resumed from a savepoint", since)
+        produced.wait_until_complete(output, "resumed from a savepoint, as it was and at 2 again", since)
+        assert_state_stays_as_it_is(third)
         third.cancel()
     assert not produced.unlike(output)
+
+
+def assert_state_stays_as_it_is(idle: ClusterJob) -> None:
+    """Each look at a topic and each timer set again leaves nothing behind."""
+    sizes: dict[int, int] = {}
+
+    def look() -> bool:
+        if latest := idle.latest_checkpoint():
+            sizes[latest["id"]] = latest["state_size"]
+        return len(sizes) == 4
+
+    wait_for(look, "four checkpoints", RECOVERY_SECONDS)
+    assert len(set(sizes.values())) == 1, sizes
 
 
 def errors(log: str) -> list[str]:

@@ -1,0 +1,90 @@
+"""The newest event times that the broker holds, told by a look at the last messages of each partition."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from schemas.feed import Feed
+from transforms.kafka_source import to_records
+from transforms.partitions import BROKER_SECONDS, Partition, connect, count_partitions
+from transforms.watermarks import NOTHING, Progress, advance, event_times
+
+PEEKED = 100
+PEEK_SECONDS, WAIT_SECONDS = 2, 0.05
+
+# Records, and the time now in microseconds -> accepted readings, and dead letters.
+Judge = Callable[[pa.RecordBatch, int], tuple[pa.RecordBatch, list[pa.RecordBatch]]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class NewestEvents:
+    """The newest event times at the broker, looked up again only where a partition has grown."""
+
+    feed: Feed
+    topics: tuple[str, ...]
+    configuration: Mapping[str, object]
+    decode: Judge
+    consumer: Consumer | None = None
+    ends: dict[tuple[str, int], int] = field(default_factory=dict)
+    newest: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def beside(self, partition: Partition, end: int | None) -> int:
+        """The newest event time in the other partitions, `NOTHING` where they have none.
+
+        `NOTHING` as well when the broker has more of this partition than up to `end`, or does not answer.
+        """
+        try:
+            places = self._grown()
+            if end is not None and self.ends[partition.topic, partition.number] > end:
+                return NOTHING
+            self._look(places)
+        except KafkaException as error:
+            log.info("the newest event times are not known now: %s", error)
+            return NOTHING
+        others = [time for place, time in self.newest.items() if place != (partition.topic, partition.number)]
+        return max(others, default=NOTHING)
+
+    def _grown(self) -> list[TopicPartition]:
+        """The last messages of all partitions that have new ones, each as the place where these begin."""
+        if self.consumer is None:
+            self.consumer = connect(self.configuration)
+        grown = []
+        for topic in self.topics:
+            for number in range(count_partitions(self.consumer, topic)):
+                low, high = self.consumer.get_watermark_offsets(TopicPartition(topic, number), BROKER_SECONDS)
+                if high > max(low, self.ends.get((topic, number), 0)):
+                    grown.append(TopicPartition(topic, number, max(low, high - PEEKED)))
+                self.ends[topic, number] = high
+        return grown
+
+    def _look(self, places: list[TopicPartition]) -> None:
+        assert self.consumer is not None
+        found: dict[Any, list[Message]] = defaultdict(list)
+        self.consumer.assign(places)
+        waited_for = len(places)
+        deadline = time.monotonic() + PEEK_SECONDS
+        while waited_for and time.monotonic() < deadline:
+            for message in self.consumer.consume(PEEKED, WAIT_SECONDS):
+                if message.error():
+                    waited_for -= 1
+                else:
+                    found[message.topic(), message.partition()].append(message)
+        self.consumer.unassign()
+        for (topic, number), messages in found.items():
+            readings, _ = self.decode(to_records(messages, topic, number), time.time_ns() // 1000)
+            _, progress = advance(Progress(), event_times(readings, self.feed), 0)
+            self.newest[topic, number] = max(self.newest.get((topic, number), NOTHING), progress.watermark)
+
+    def close(self) -> None:
+        if self.consumer is not None:
+            self.consumer.close()

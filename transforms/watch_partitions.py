@@ -1,0 +1,83 @@
+"""The partitions of topics, those too that are added while a job runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import apache_beam as beam
+from apache_beam.coders import PickleCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
+from confluent_kafka import Consumer, KafkaException
+
+from transforms.looping_timers import FOREVER, NO_HOLD, StayOpen, fire_after
+from transforms.partitions import NoSuchTopic, Partition, Topic, connect, count_partitions
+
+NEW_PARTITION_SECONDS = 5
+
+log = logging.getLogger(__name__)
+
+
+class _WatchPartitions(beam.DoFn):
+    """A topic is a key: its state is how many of its partitions were given out."""
+
+    GIVEN = ReadModifyWriteStateSpec("given", PickleCoder())  # (topic, how many)
+    NEXT = TimerSpec("next", TimeDomain.REAL_TIME)
+
+    def __init__(self, configuration: Mapping[str, object]) -> None:
+        self.configuration = configuration
+        self.consumer: Consumer | None = None
+
+    def process(
+        self,
+        element: tuple[str, Topic],
+        given=beam.DoFn.StateParam(GIVEN),  # noqa: B008
+        next_look=beam.DoFn.TimerParam(NEXT),  # noqa: B008
+    ) -> Iterable[Partition]:
+        _, topic = element
+        yield from topic.partitions
+        given.write((topic.name, len(topic.partitions)))
+        fire_after(0, next_look, hold=NO_HOLD)
+
+    @on_timer(NEXT)
+    def look(
+        self,
+        given=beam.DoFn.StateParam(GIVEN),  # noqa: B008
+        next_look=beam.DoFn.TimerParam(NEXT),  # noqa: B008
+    ) -> Iterable[Partition]:
+        topic, count = given.read()
+        present = self._count(topic, count)
+        for number in range(count, present):
+            yield Partition(topic, number, 0, FOREVER, added=True)
+        given.write((topic, max(count, present)))
+        fire_after(NEW_PARTITION_SECONDS, next_look, hold=NO_HOLD)
+
+    def _count(self, topic: str, at_least: int) -> int:
+        if self.consumer is None:
+            self.consumer = connect(self.configuration)
+        try:
+            return count_partitions(self.consumer, topic)
+        except (KafkaException, NoSuchTopic) as error:
+            log.info("%s: its partitions are not known now: %s", topic, error)
+            return at_least
+
+    def teardown(self) -> None:
+        if self.consumer is not None:
+            self.consumer.close()
+
+
+@dataclass
+class WatchPartitions(beam.PTransform):
+    """Topics -> their partitions, and without end those that are added to them."""
+
+    configuration: Mapping[str, object]
+
+    def expand(self, topics: beam.PCollection[Topic]) -> beam.PCollection[Partition]:
+        return (
+            topics
+            | StayOpen()
+            | beam.Map(lambda topic: (topic.name, topic)).with_output_types(tuple[str, Topic])
+            | beam.ParDo(_WatchPartitions(self.configuration)).with_output_types(Partition)
+        )
