@@ -13,6 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
+import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.runner import PipelineResult, create_runner
 
@@ -70,6 +71,8 @@ def _in_words(failure: str) -> str | None:
 
 
 def _batch(arguments: Arguments) -> int:
+    # It keeps the memory of batches for the next ones, where Arrow's own gives it back and asks for it anew.
+    pa.set_memory_pool(pa.system_memory_pool())
     path = FileSystems.join(arguments.output, SUMMARY)
     pipeline = _pipeline(arguments)
     build_batch(pipeline, arguments)
