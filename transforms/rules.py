@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.feed import NULLED, TIMESTAMP, Feed, Field, Rule
+from schemas.feed import NULLED, TIMESTAMP, Elapsed, Feed, Field, Rule
 from transforms.casts import floats
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.messages import with_identifiers
@@ -22,7 +22,8 @@ def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
     """
     broken = readings["broken"].to_numpy().copy()
     columns = {field.name: _values(readings, field) for field in feed.fields}
-    for rule in feed.rules:
+    # what a field is made of comes first: where that is wrong, the field is not said to be missing
+    for rule in sorted(feed.rules, key=lambda rule: isinstance(rule.field.made_of, Elapsed)):
         rows = _breaking(rule, columns[rule.field.name], broken, feed, now)
         if rows is not None and rows.any():
             broken[rows] |= feed.bit(rule.field.name, rule.kind)
@@ -57,7 +58,8 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
     match rule.kind:
         case "missing" if column.null_count:
             null = column.is_null().to_numpy(zero_copy_only=False)
-            return null & (broken & _bits_of(feed, field.name) == 0)
+            parts = (field.made_of.start, field.made_of.seconds) if isinstance(field.made_of, Elapsed) else ()
+            return null & (broken & _bits_of(feed, field.name, *parts) == 0)
         case "unparsable" if not absent and field.type == TIMESTAMP:
             return _valid(column) & ((_micros(column) < YEAR_1) | (_micros(column) >= YEAR_10000))
         case "not_finite" if not absent:
@@ -80,9 +82,9 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
     return None  # decided where the text was parsed, or nothing to decide
 
 
-def _bits_of(feed: Feed, name: str) -> np.uint64:
-    rules = (rule for rule in feed.rules if rule.field.name == name)
-    return np.bitwise_or.reduce([feed.bit(name, rule.kind) for rule in rules])
+def _bits_of(feed: Feed, *names: str) -> np.uint64:
+    rules = (rule for rule in feed.rules if rule.field.name in names)
+    return np.bitwise_or.reduce([feed.bit(rule.field.name, rule.kind) for rule in rules])
 
 
 def _micros(column: pa.Array) -> np.ndarray:

@@ -18,6 +18,7 @@ from transforms.aggregate import figures, find_runs, split_runs
 from transforms.batches import concatenate, with_small_dictionaries
 from transforms.casts import ranks
 from transforms.deduplicate import deduplicate, sort_keys
+from transforms.errors import UserError
 from transforms.windows import DAY_SECONDS, MICROS, accumulating, split_by_shard, split_by_window
 
 SHARDS = 8
@@ -72,9 +73,19 @@ def summarize_sessions(readings: pa.RecordBatch, feed: Feed, table: SessionTable
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def refuse_cells_without_h3(table: SessionTable) -> None:
+    """UserError when the table has cells and what finds them is not installed."""
+    if not table.cell:
+        return
+    try:
+        import polars_h3  # noqa: F401
+    except ImportError:
+        raise UserError(f"the table {table.name} of this feed needs H3: pip install '.[signs]'") from None
+
+
 def cells(readings: pa.RecordBatch, cell: Cell) -> pa.DictionaryArray:
     """The H3 cell of each reading's position, in H3's hexadecimal digits."""
-    import polars
+    import polars  # an extra, like the next
     import polars_h3
 
     positions = polars.DataFrame(readings.select([cell.latitude, cell.longitude]))
@@ -121,6 +132,9 @@ class SummarizeSessions(beam.PTransform):
 
     feed: Feed
     table: SessionTable
+
+    def __post_init__(self) -> None:
+        refuse_cells_without_h3(self.table)
 
     def expand(
         self, sessions: beam.PCollection[pa.RecordBatch]
@@ -199,6 +213,9 @@ class SummarizeSessionPanes(beam.PTransform):
     feed: Feed
     table: SessionTable
     shards: int
+
+    def __post_init__(self) -> None:
+        refuse_cells_without_h3(self.table)
 
     def expand(
         self, sessions: beam.PCollection[pa.RecordBatch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.csv
@@ -45,7 +46,7 @@ def add_rules(parser: argparse.ArgumentParser, feed: Feed) -> None:
     ranged = [field for field in feed.fields if field.minimum is not None or field.maximum is not None]
     group.add_argument(
         "--bounds",
-        type=_bounds,
+        type=partial(_bounds, example=next(map(_range, ranged), "FIELD=MIN:MAX")),
         action="extend",
         nargs="+",
         default=[],
@@ -69,7 +70,7 @@ def with_rules(feed: Feed, options: argparse.Namespace) -> Feed:
     return feed
 
 
-def _bounds(text: str) -> tuple[str, float | None, float | None]:
+def _bounds(text: str, example: str) -> tuple[str, float | None, float | None]:
     name, equals, limits = text.partition("=")
     low, colon, high = limits.partition(":")
     try:
@@ -80,7 +81,7 @@ def _bounds(text: str) -> tuple[str, float | None, float | None]:
             raise ValueError
         return name, minimum, maximum
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form speed_mph=0:120") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {example}") from None
 
 
 def _range(field: Field) -> str:

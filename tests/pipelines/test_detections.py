@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ SIGHTINGS = [
     "3,0.099,104,201,1.5,stop,48.1,11.5,361",
     "9000,300.0,104,201,0.7,stop,48.1,11.5,90",
 ]
+UNTIMED = SIGHTINGS[0].replace("0.0", "", 1)
 DRIVE = ["--vehicle=car-1", "--session=s-1", "--session_start=2024-05-01T12:00:00Z"]
 
 
@@ -69,6 +71,34 @@ def test_without_the_start_of_the_recording_nothing_runs(
 ) -> None:
     assert run(tmp_path, "--vehicle=car-1", "--session=s-1") == 2
     assert "has no column recording_timestamp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sighting", "rules"),
+    [
+        (f"{SIGHTINGS[0]},yesterday", ["recording_timestamp_unparsable"]),
+        (f"{SIGHTINGS[0]},", ["timestamp_missing"]),
+        (f"{UNTIMED},2024-05-01T12:00:00Z", ["timestamp_sec_missing"]),
+        (f"{UNTIMED},yesterday", ["timestamp_sec_missing", "recording_timestamp_unparsable"]),
+    ],
+)
+def test_a_detection_without_a_time_says_what_is_wrong_with_what_it_is_made_of(
+    sighting: str, rules: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{HEADER},recording_timestamp\n{sighting}\n")
+    assert main([f"--input={tmp_path / 'a.csv'}", f"--output={tmp_path / 'out'}", *DRIVE[:2]]) == 0
+    (letter,) = table(tmp_path / "out" / "dead_letters").to_dict("records")
+    assert (letter["reason"], list(letter["rules"])) == (rules[0], rules)
+
+
+def test_without_h3_one_line_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "polars_h3", None)  # as if it were not installed
+    assert run(tmp_path, *DRIVE) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: the table signs of this feed needs H3: pip install '.[signs]'"
+    assert list((tmp_path / "out").rglob("*.parquet")) == []
 
 
 def test_a_class_is_one_of_those_declared_or_of_a_file(tmp_path: Path) -> None:

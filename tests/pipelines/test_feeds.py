@@ -133,6 +133,16 @@ def test_help_offers_what_the_feed_declares_and_nothing_of_other_feeds(
     assert ("train" in offered) == bool(case.feed.any_of)
 
 
+def test_bounds_that_cannot_be_read_are_told_with_a_field_of_the_feed(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"pipelines.{case.feed.name}").main(["--bounds", "nonsense"])
+    (said,) = capsys.readouterr().err.splitlines()
+    (example,) = re.findall(r"'nonsense' is not of the form (\w+)=-?[\d.]*:[\d.]*\b", said)
+    assert case.feed.field(example).is_number
+
+
 def test_what_was_planted_is_found_with_its_bytes_place_and_rules(case: Case, batch: Path) -> None:
     summary, manifest = json.loads((batch / "summary.json").read_text()), case.manifest
     assert summary["balanced"] and summary["read"] == manifest["rows"]
