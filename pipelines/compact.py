@@ -16,6 +16,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.parser import OneLineParser
+from pipelines.printing import fail
 from runners.options import UnusableRunner, pipeline_options
 from schemas.feed import WHERE_FROM, Feed
 from schemas.feeds import FEEDS
@@ -142,8 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in compact_output(output, FEEDS[options.feed], lateness):
             print(line, flush=True)
     except (UserError, UnusableRunner) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return fail(str(error))
     return 0
 
 

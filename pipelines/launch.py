@@ -20,7 +20,7 @@ from apache_beam.runners.runner import PipelineResult, create_runner
 from pipelines.arguments import Arguments, parse_arguments
 from pipelines.batch import build_batch
 from pipelines.health import health_watched
-from pipelines.printing import print_lines
+from pipelines.printing import fail, print_lines
 from pipelines.progress_bar import shown
 from pipelines.stream_record import record, refuse_other_output
 from pipelines.watched import watched
@@ -54,14 +54,14 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
         _refuse_unwritable(arguments.output)
         return _stream(arguments) if arguments.streaming else _batch(arguments)
     except (UserError, UnusableRunner) as error:
-        return _fail(WHILE_RUNNING.sub("", str(error)))
+        return fail(WHILE_RUNNING.sub("", str(error)))
     except KeyboardInterrupt:
         print("interrupted: run it again to complete it", file=sys.stderr)
         return 128 + signal.SIGINT
     except RuntimeError as error:  # a portable runner tells of an error in a worker as text
         if (said := _in_words(str(error))) is None:
             raise
-        return _fail(said)
+        return fail(said)
 
 
 def _in_words(failure: str) -> str | None:
@@ -234,11 +234,6 @@ def _is_not_said_in_words(record: logging.LogRecord) -> bool:
     """Beam logs the failure of a job, and raises it then."""
     message = record.getMessage() if record.levelno >= logging.ERROR else ""
     return _in_words(message) is None and not CANCELLED.search(message)
-
-
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 def _refuse_unwritable(output: str) -> None:

@@ -13,7 +13,6 @@ import argparse
 import csv
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipelines.parser import OneLineParser
+from pipelines.printing import fail
 from transforms.errors import UserError
 from transforms.local_files import whole_file
 
@@ -275,8 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(convert(parser().parse_args(arguments)))
     except UserError as problem:
-        print(f"python -m pipelines.metr_la: {problem}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(fail(str(problem))) from None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipelines.options.timezone import timezone
 from pipelines.parser import OneLineParser
+from pipelines.printing import fail
 from schemas.feed import TIMESTAMP, Elapsed, Feed
 from schemas.feeds import FEEDS
 from transforms.casts import to_timestamps
@@ -164,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(_run(argv))
     except UserError as error:
-        print(f"python -m pipelines.split: {error}", file=sys.stderr)
-        return 2
+        return fail(str(error))
     return 0
 
 

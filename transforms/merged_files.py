@@ -59,8 +59,12 @@ def rewrite(
     """Brings the file up to date, see `replace_rows`, and sorts it. UserError when it cannot be written."""
     table = replace_rows(read_parquet(path), parts, units, unit)
     if table.num_rows:
-        size = publish(path, sorted_parquet(table, sort_by))
-        counters.add(files_written=1, bytes_written=size)
+        _replace(path, table, sort_by)
+
+
+def _replace(path: str, table: pa.Table, sort_by: list[str]) -> None:
+    size = publish(path, sorted_parquet(table, sort_by))
+    counters.add(files_written=1, bytes_written=size)
 
 
 def bring_up_to_date(root: str, folder: str, name: str, update: Callable[[str], None]) -> None:
@@ -184,7 +188,6 @@ class _WriteSessions(FileDoFn):
         for (day, file), newer in self.pending.items():
             update = partial(self._update, newer=newer, day=day)
             bring_up_to_date(self.files.root, f"{self.files.folder}/{day_folder(day)}", file, update)
-            counters.add(files_written=1)
         self.pending.clear()
 
     def _update(self, path: str, newer: list[pa.Table], day: int) -> None:
@@ -195,7 +198,7 @@ class _WriteSessions(FileDoFn):
         starts = table["session_start"].cast(pa.int64()).to_numpy()
         table = table.filter(pa.array(starts // DAY_MICROS == day))
         if table.num_rows:
-            publish(path, sorted_parquet(table, [self.files.feed.key, "session_start"]))
+            _replace(path, table, [self.files.feed.key, "session_start"])
         else:
             discard([path])
 

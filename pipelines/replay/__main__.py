@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipelines.metrics_server import served
-from pipelines.printing import print_lines
+from pipelines.printing import fail, print_lines
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.arguments import ReplayArguments, parse_arguments
 from pipelines.replay.dead_letters import DeadLetterFile, DeadLetterTopic
@@ -180,16 +180,11 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.
                 return 128 + stop.signal if stop.signal else 0
             outcome = replay(arguments, stop)
         except UserError as error:
-            return _fail(str(error))
+            return fail(str(error))
     print_lines(closing_lines(arguments, outcome, time.monotonic() - started))
     if outcome.failure:
-        _fail(outcome.failure)
+        fail(outcome.failure)
     return outcome.status
-
-
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from datetime import date
 
 from pipelines.parser import OneLineParser
+from pipelines.printing import fail
 from pipelines.sample.samples import SAMPLES
 
 
@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         manifest = SAMPLES[feed].write(output, **options)
     except (ValueError, OSError) as problem:
-        print(f"python -m pipelines.sample {feed}: {problem}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(fail(str(problem))) from None
     seconds = time.perf_counter() - started
     path = os.path.join(output, f"{feed}.csv")
     print(

@@ -137,7 +137,7 @@ def test_a_bad_wide_file_is_one_line_and_writes_nothing(
         metr_la.main(["--speeds", str(speeds), "--locations", str(locations), "--output", str(output)])
     assert left.value.code == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"python -m pipelines.metr_la: {speeds}: ") and complaint in message
+    assert message.startswith(f"error: {speeds}: ") and complaint in message
     assert message.count("\n") == 1
     assert not output.parent.exists() or not list(output.parent.iterdir())
 

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_written(
 ) -> None:
     assert run(folder, HEADER + b"s1,2012-03-01,1\n", *options) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"python -m pipelines\.split: .*\n", error)
+    assert re.fullmatch(r"error: .*\n", error)
     assert message in error
     assert [path.name for path in folder.iterdir()] == ["input.csv"]
 
