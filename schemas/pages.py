@@ -44,7 +44,10 @@ def steps(feed: Feed) -> Iterator[str]:
         f"Read: CSV with a header row, `{dialect.delimiter}` between values, `{dialect.decimal_point}` as "
         f"decimal point{blank}; or messages, JSON or Avro, with the fields' names."
     )
-    needed = f"Decode: a file needs at least the columns {_names(feed.required_columns)}."
+    needed = (
+        f"Decode: a file needs at least the columns {_names(feed.required_columns)}. Blanks around a "
+        "number, a timestamp or a name of a declared form are passed over."
+    )
     yield " ".join([needed, *_unusual(feed)])
     tolerated = [field.name for field in feed.fields if field.tolerated]
     kept = f" A value of {_names(tolerated)} that breaks a rule is null instead." if tolerated else ""

@@ -4,6 +4,9 @@ Two ways lead to the same readings. The quick one parses a whole batch into type
 the batch does not parse, the slower one parses text column by column and marks the values that fail: a
 reading whose fields do not parse goes on to validation, so that ONE dead letter names all that is wrong.
 What is no row of the right shape fails here.
+
+Blanks around a number, a timestamp or a name of a declared form are no part of it, as people expect who write
+`s1, 61.2`. Other text keeps them, as RFC 4180 says.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ LEADING_ZONE = re.compile(rb"\d{4}-\d{2}-\d{2}[ T]\d{2}:[\d:.]+(Z|[+-]\d{2})")
 
 DIGITS = dict.fromkeys(("%d", "%m", "%H", "%M", "%S"), r"(\d{2})") | {"%Y": r"(\d{4})"}
 MAXIMUM_SECONDS = 1e9
+BLANKS = " \t"
 
 STRUCTURAL = (
     Failure(("not_utf8",), "its bytes are not UTF-8"),
@@ -265,8 +269,10 @@ def _parse_distinct(text: pa.Array, form: str, iso: str, prefix: str) -> pa.Arra
     names = re.findall("%.", form)
     pattern = re.sub("%.", lambda name: DIGITS[name[0]], re.sub(r"[^\w%]", r"\\\g<0>", form))
     rewritten = re.sub("%.", lambda name: f"\\{names.index(name[0]) + 1}", iso)
-    matching = pc.match_substring_regex(text.dictionary, f"^{pattern}$")
-    values = pc.if_else(matching, text.dictionary, pa.scalar(None, pa.string()))
+    values = pc.utf8_trim(text.dictionary, BLANKS)
+    values = pc.if_else(
+        pc.match_substring_regex(values, f"^{pattern}$"), values, pa.scalar(None, pa.string())
+    )
     values = pc.replace_substring_regex(values, f"^{pattern}$", prefix + rewritten)
     return cast_or_null(values, NAIVE, LIKE_A_DATE).view(pa.int64()).take(text.indices)
 
@@ -278,17 +284,27 @@ def _to_type(
     if pa.types.is_timestamp(column.type):
         return to_utc(column, timezone)
     if field.type == TIMESTAMP:
-        return to_timestamps(column, timezone)
+        return to_timestamps(pc.utf8_trim(column, BLANKS), timezone)
+    if field.type == TEXT:
+        texts = column if column.type == TEXT else column.dictionary_encode()
+        return _without_blanks(texts) if field.pattern or field.known else texts, {}
     if column.type == field.type:
         return column, {}
-    if field.type == TEXT:
-        return column.dictionary_encode(), {}
     likely = LIKE_A_BOOLEAN if pa.types.is_boolean(field.type) else LIKE_A_NUMBER
-    text = pc.utf8_trim(column, " \t")
+    text = pc.utf8_trim(column, BLANKS)
     if decimal_point != ".":
         text = pc.replace_substring(pc.replace_substring(text, ".", "?"), decimal_point, ".")
     values = cast_or_null(text, field.type, likely)
     return values, {"unparsable": rows_where(pc.and_(column.is_valid(), values.is_null()))}
+
+
+def _without_blanks(names: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The names without blanks around them."""
+    trimmed = pc.utf8_trim(names.dictionary, BLANKS)
+    if trimmed.equals(names.dictionary):
+        return names
+    distinct = trimmed.dictionary_encode()  # names that differed in their blanks alone are one
+    return pa.DictionaryArray.from_arrays(distinct.indices.take(names.indices), distinct.dictionary)
 
 
 def _mask(mask: pa.BooleanArray) -> np.ndarray:

@@ -484,8 +484,7 @@ def test_timestamps_at_the_edges(text: str, expected: str) -> None:
         "2012-03-01 00:60:00",
         "2012-03-01 00:00:60",
         "1900-02-29",
-        " 2012-03-01",
-        "2012-03-01 ",
+        " ",
         "2012-03-01  00:00:00",
         "2012-3-1",
         "2012/03/01",
@@ -502,6 +501,27 @@ def test_timestamps_at_the_edges(text: str, expected: str) -> None:
 def test_what_no_calendar_has_breaks_a_rule(text: str, timezone: str) -> None:
     row = reading(f"s1,{text},1\n".encode(), timezone=timezone)
     assert (row["timestamp"], row["rules"]) == (None, ["timestamp_unparsable"])
+
+
+@pytest.mark.parametrize("zone", ["", "Z"])
+@pytest.mark.parametrize(
+    "line",
+    ["\ts1 ,2012-03-01 00:05{zone},61.2, I 5 \n", "\ts1 , 2012-03-01 00:05{zone}\t,\t61.2 , I 5 \n"],
+    ids=["typed", "as text"],
+)
+def test_blanks_are_no_part_of_keys_times_and_numbers_but_of_other_text(line: str, zone: str) -> None:
+    row = reading(line.format(zone=zone).encode(), (*COLUMNS, "road_name"))
+    assert (row["sensor_id"], row["timestamp"], row["speed_mph"], row["road_name"], row["rules"]) == (
+        *("s1", micros("2012-03-01 00:05"), 61.2, " I 5 "),
+        [],
+    )
+
+
+def test_keys_that_differ_in_their_blanks_alone_are_one() -> None:
+    lines = [b"s2,2012-03-01,1\n", b" s1,2012-03-01,1\n", b",2012-03-01,1\n", b"s1,2012-03-01,2\n"]
+    readings, _ = decode_csv(records(lines, COLUMNS), TRAFFIC)
+    assert readings["sensor_id"].to_pylist() == ["s2", "s1", None, "s1"]
+    assert sorted(readings["sensor_id"].dictionary.to_pylist()) == ["s1", "s2"]
 
 
 def local_time(when: datetime, zone: str) -> int | None:

@@ -20,7 +20,7 @@ from schemas.detections import DETECTIONS
 from schemas.feed import Feed
 from tests.readings import plain
 from transforms.csv_files import find_blocks, find_records, read_block, to_record_batch
-from transforms.decode_csv import decode_csv
+from transforms.decode_csv import BLANKS, decode_csv
 from transforms.errors import UserError
 from transforms.rules import validate
 
@@ -175,7 +175,7 @@ def test_a_number_has_a_decimal_comma(text: str) -> None:
 @patient
 def test_a_timestamp_is_made_of_a_day_and_a_time(date: str, time: str) -> None:
     decoded, broken = reading(air(Date=date, Time=time), AIR_QUALITY)
-    text = f"{date} {time}"
+    text = f"{date.strip(BLANKS)} {time.strip(BLANKS)}"
     expected = None
     if re.fullmatch(r"\d\d/\d\d/\d{4} \d\d\.\d\d\.\d\d", text):
         try:
@@ -184,6 +184,13 @@ def test_a_timestamp_is_made_of_a_day_and_a_time(date: str, time: str) -> None:
             expected = None
     assert decoded["timestamp"] == expected
     assert broken == ({"undated"} if expected is None and (date or time) else set())
+
+
+def test_blanks_around_a_day_a_time_and_a_class_are_no_part_of_them() -> None:
+    decoded, broken = reading(air(Date=" 10/03/2004", Time="18.00.00\t"), AIR_QUALITY)
+    assert (decoded["timestamp"], broken) == (datetime(2004, 3, 10, 18, tzinfo=UTC), set())
+    detection, _ = reading(drive(class_name=" stop "), TIMED_DRIVE)
+    assert detection["class_name"] == "stop"
 
 
 @pytest.mark.parametrize(
