@@ -31,6 +31,7 @@ from schemas.feed import SessionTable
 from tests.rows import accepted, micros
 from transforms.aggregate import aggregate
 from transforms.batches import RecordBatchCoder
+from transforms.counters import counted
 from transforms.deduplicate import deduplicate
 from transforms.merged_files import MergeSessions
 from transforms.sessions import (
@@ -248,7 +249,8 @@ def published(root: Path) -> list[dict]:
     return sorted(rows, key=lambda row: (row["vehicle_id"], row["session_start"]))
 
 
-def told(stream: TestStream, root: Path, table: SessionTable = SESSIONS) -> None:
+def told(stream: TestStream, root: Path, table: SessionTable = SESSIONS) -> dict[str, int]:
+    """Writes the sessions of a stream; returns the job's counters."""
     with TestPipeline(runner=SUPPORTS_TEST_STREAM, options=PipelineOptions(streaming=True)) as pipeline:
         _ = (
             pipeline
@@ -257,6 +259,8 @@ def told(stream: TestStream, root: Path, table: SessionTable = SESSIONS) -> None
             | SummarizeSessionPanes(DETECTIONS, table, shards=2)
             | MergeSessions(str(root), "signs", DETECTIONS)
         )
+    assert pipeline.result
+    return counted(pipeline.result)
 
 
 def arrival(*minutes: float, vehicle: str = "car-1", start: int = NOON) -> TimestampedValue:
@@ -287,6 +291,13 @@ def test_a_late_sighting_makes_two_sessions_one_and_leaves_neither_of_them(
     assert [row["message_count"] for row in found] == sizes
     end = 40 if late else 25
     assert (found[0]["session_start"], found[0]["session_end"]) == (NOON, NOON + end * 60 * SECOND)
+
+
+def test_a_file_of_sessions_is_counted_with_its_bytes(tmp_path: Path) -> None:
+    stream = TestStream(coder=RecordBatchCoder()).add_elements([arrival(0, 9)])
+    counts = told(stream.advance_watermark_to_infinity(), tmp_path)
+    (file,) = tmp_path.rglob("*.parquet")
+    assert (counts["files_written"], counts["bytes_written"]) == (1, file.stat().st_size)
 
 
 @pytest.mark.parametrize(("earlier", "day"), [((), "day=02"), ((-3,), "day=01")])
