@@ -4,7 +4,9 @@ Both peers read the same files with typed columns, apply the rules that these fi
 first of every duplicate, and write readings and 5-minute aggregates as zstd Parquet in day folders. They have
 it easier than the job: no dead letters, no row positions, no tolerance of a value that does not parse.
 
-Times are of whole processes, memory is the peak of the process. The last line is one JSON object.
+Times are of whole processes, by the clock and of the processors, which other work on the machine disturbs
+less; memory is the peak of the process. The last line is one JSON object; a ratio is of this job's time to
+the other's in the same round.
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from pipelines.metr_la import read_locations, read_wide_csv, write_readings
 from pipelines.sample.traffic import write_sample
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SENSORS, WEEK_SECONDS = 207, 7 * 86_400
+T = TypeVar("T")
 SHAPES = {300: "5-minute steps", 30: "30-second steps"}
 
 
@@ -53,8 +58,34 @@ def make_files(folder: Path, weeks: float, step_seconds: int) -> tuple[str, int,
     return str(cut), rows, "simulated"
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """(seconds, peak memory in MB) of the command, run to its end; CalledProcessError when it fails."""
+class Run(NamedTuple):
+    """Seconds by the clock, seconds of the processors, and the peak memory in MB of a process."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def medians(runs: list[Run]) -> Run:
+    """Of each figure."""
+    return Run(*(statistics.median(column) for column in zip(*runs, strict=True)))
+
+
+def ratios(runs: list[Run], others: list[Run]) -> Run:
+    """The medians of the runs' figures over those of the others in the same round."""
+    return medians(
+        [Run(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(runs, others, strict=True)]
+    )
+
+
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """The function's result, from a process of its own: a child's peak memory is at least its parent's."""
+    with ProcessPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def measure(command: list[str]) -> Run:
+    """The command, run to its end; CalledProcessError when it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -62,7 +93,7 @@ def measure(command: list[str]) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return seconds, usage.ru_maxrss / 1024
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def commands(files: str, output: str) -> Iterator[tuple[str, list[str]]]:
@@ -74,23 +105,29 @@ def commands(files: str, output: str) -> Iterator[tuple[str, list[str]]]:
 
 def compare(folder: Path, weeks: float, step_seconds: int, runs: int) -> dict[str, object]:
     """Runs the three in turn, `runs` times; the figures are medians."""
-    files, rows, origin = make_files(folder / f"input-{step_seconds}", weeks, step_seconds)
+    files, rows, origin = apart(make_files, folder / f"input-{step_seconds}", weeks, step_seconds)
     print(f"\n{rows:,} rows in {SHAPES[step_seconds]}, {origin}; median of {runs}")
     output = folder / "output"
-    measured: dict[str, list[tuple[float, float]]] = {}
+    measured: dict[str, list[Run]] = {}
     for _ in range(runs):
         for name, command in commands(files, str(output)):
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir()
             measured.setdefault(name, []).append(measure(command))
     figures: dict[str, object] = {"rows": rows, "speeds": origin}
-    own = [seconds for seconds, _ in measured["this job"]]
-    for name, pairs in measured.items():
-        seconds, memory = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(mine / its for mine, (its, _) in zip(own, pairs, strict=True))
-        speed = f"{seconds:7.2f} s {rows / seconds:12,.0f} rows/s"
-        print(f"  {name:9} {speed} {memory:7,.0f} MB  job/it {ratio:5.2f}")
-        figures[name] = {"seconds": round(seconds, 2), "megabytes": round(memory), "ratio": round(ratio, 2)}
+    for name, each in measured.items():
+        own, ratio = medians(each), ratios(measured["this job"], each)
+        print(
+            f"  {name:9} {own.seconds:7.2f} s {rows / own.seconds:12,.0f} rows/s {own.cpu_seconds:7.2f} CPU s"
+            f" {own.megabytes:7,.0f} MB  job/it {ratio.seconds:5.2f}, CPU {ratio.cpu_seconds:5.2f}"
+        )
+        figures[name] = {
+            "seconds": round(own.seconds, 2),
+            "cpu_seconds": round(own.cpu_seconds, 2),
+            "megabytes": round(own.megabytes),
+            "ratio": round(ratio.seconds, 2),
+            "cpu_ratio": round(ratio.cpu_seconds, 2),
+        }
     shutil.rmtree(folder / f"input-{step_seconds}")
     return figures
 
