@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from pipelines.arguments import Arguments
 from schemas.feed import NULLED, SessionTable
-from transforms.accounts import Accounts, WriteSummary
+from transforms.accounts import Accounts, WriteSummary, count_names
 from transforms.aggregate import AggregateWindows
 from transforms.clean import Clean, FindMedians, count_clean, stretch_of
 from transforms.daily import AggregateDays
@@ -40,11 +40,8 @@ SERIES_SECONDS = 8 * DAY_SECONDS
 
 
 def count_accepted(readings: pa.RecordBatch) -> Accounts:
-    nulled = readings[NULLED.name].flatten().value_counts() if NULLED.name in readings.schema.names else ()
-    return Accounts(
-        accepted=readings.num_rows,
-        nulled=Counter({each["values"].as_py(): each["counts"].as_py() for each in nulled}),
-    )
+    nulled = count_names(readings[NULLED.name]) if NULLED.name in readings.schema.names else Counter()
+    return Accounts(accepted=readings.num_rows, nulled=nulled)
 
 
 def count_aggregates(aggregates: pa.RecordBatch) -> Accounts:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import GlobalWindows
@@ -16,6 +17,13 @@ from transforms.files import FileDoFn, publish_json
 from transforms.health import share
 
 SUMMARY = "summary.json"
+
+
+def count_names(lists: pa.ListArray) -> Counter[str]:
+    """How often each name occurs in a column of lists of names."""
+    return Counter(
+        {each["values"].as_py(): each["counts"].as_py() for each in lists.flatten().value_counts()}
+    )
 
 
 @dataclass(frozen=True)

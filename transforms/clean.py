@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from apache_beam.utils.windowed_value import PaneInfoTiming
 from schemas.clean import ORIGINS, ROLLING_SECONDS, SEASONS, clean_schema, origin_of, rolling_of
 from schemas.feed import NULLED, Feed
 from transforms import counters
-from transforms.accounts import Accounts
+from transforms.accounts import Accounts, count_names
 from transforms.batches import concatenate
 from transforms.casts import NAIVE, floats
 from transforms.deduplicate import deduplicate
@@ -232,10 +231,7 @@ def _calendar(time: pa.TimestampArray) -> dict[str, pa.Array]:
 def count_clean(cleaned: pa.RecordBatch) -> Accounts:
     """What clean readings add to the accounts."""
     fields = sum(name.endswith(origin_of("")) for name in cleaned.schema.names)
-    missing, broken = (
-        Counter(pc.list_flatten(cleaned[name]).to_pylist())
-        for name in ("qa_missing_fields", "qa_out_of_range_fields")
-    )
+    missing, broken = (count_names(cleaned[name]) for name in ("qa_missing_fields", "qa_out_of_range_fields"))
     measured = cleaned.num_rows * fields
     return Accounts(
         measured=measured,

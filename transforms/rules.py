@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,15 +30,14 @@ def broken_rules(readings: pa.RecordBatch, feed: Feed, now: int) -> np.ndarray:
         if rows is not None and rows.any():
             broken[rows] |= feed.bit(rule.field.name, rule.kind)
     if feed.any_of and not feed.raw:
-        broken[~_usable(readings, broken, feed)] |= feed.bit(feed.key, "unusable")
+        broken[~_usable(columns, broken, feed)] |= feed.bit(feed.key, "unusable")
     return broken
 
 
-def _usable(readings: pa.RecordBatch, broken: np.ndarray, feed: Feed) -> np.ndarray:
+def _usable(columns: Mapping[str, pa.Array], broken: np.ndarray, feed: Feed) -> np.ndarray:
     """The readings that have a value which breaks no rule in one of the fields that count."""
-    fields = (feed.field(name) for name in feed.any_of)
     return np.logical_or.reduce(
-        [_valid(_values(readings, field)) & (broken & _bits_of(feed, field.name) == 0) for field in fields]
+        [_valid(columns[name]) & (broken & _bits_of(feed, name) == 0) for name in feed.any_of]
     )
 
 
