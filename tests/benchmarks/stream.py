@@ -4,6 +4,8 @@ A topic of 5 partitions is filled with JSON readings of 207 sensors, and then dr
 Flink inside Beam's job server, parallelism 2, checkpoints every 5 s, raw and aggregate Parquet written; and
 by PyFlink SQL, where its packages install. Rows/s are from the start of the process to the last file, and for
 this job also from the first message read. Memory is the peak sum over all its processes, shared pages once.
+Of this job memory and the size of the last checkpoint are also told for each quarter of that time: 3,000,000
+readings at 30-second steps are five days of event time, and both have to stay as they are.
 
 The peer has it easier: no dead letters, duplicates, late rows, offsets, early results or percentile.
 
@@ -61,24 +63,46 @@ silent = logging.getLogger(f"{__name__}.librdkafka")
 silent.setLevel(logging.CRITICAL)
 
 
-class Memory(threading.Thread):
-    """The peak of the memory of a process and all that it started, in MB."""
+class Growth(threading.Thread):
+    """The memory of a process and all that it started, and the size of its last checkpoint, each second."""
 
-    def __init__(self, process: int) -> None:
+    def __init__(self, process: int, checkpoints: Path | None = None) -> None:
         super().__init__(daemon=True)
-        self.process, self.peak, self.ended = psutil.Process(process), 0.0, threading.Event()
+        self.process, self.checkpoints, self.ended = psutil.Process(process), checkpoints, threading.Event()
+        self.seconds: list[tuple[float, float, float]] = []  # when, and both in MB
         self.start()
 
     def run(self) -> None:
         while not self.ended.wait(1):
-            self.peak = max(self.peak, self.now())
+            self.seconds.append((time.time(), self.memory(), self.state()))
 
-    def now(self) -> float:
+    def memory(self) -> float:
         total = 0
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in [self.process, *self.process.children(recursive=True)]:
                 total += process.memory_full_info().pss
         return total / 1e6
+
+    def state(self) -> float:
+        if self.checkpoints is None:
+            return 0
+        with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or replaced by the next
+            newest = max(self.checkpoints.rglob("chk-*/_metadata"), key=lambda each: each.stat().st_mtime)
+            return sum(file.stat().st_size for file in newest.parent.iterdir()) / 1e6
+        return 0
+
+    @property
+    def peak(self) -> int:
+        return round(max(memory for _, memory, _ in self.seconds))
+
+    def quarters(self, first: float, last: float) -> dict[str, list[float]]:
+        """The greatest of both in each quarter of a time."""
+        when, memory, state = np.array(self.seconds).T
+        quarter = ((when - first) / (last - first) * 4).astype(int)
+        return {
+            name: [round(float(figures[quarter == n].max(initial=0)), 1) for n in range(4)]
+            for name, figures in (("megabytes_by_quarter", memory), ("checkpoint_by_quarter", state))
+        }
 
 
 @contextlib.contextmanager
@@ -130,12 +154,13 @@ def drain(
     broker: KafkaBroker, folder: Path, topic: str, rows: int, step_seconds: int, wrong: dict
 ) -> dict[str, Any]:
     """The job over a topic of so many rows, of which the wrong ones become dead letters; what it took."""
-    output, log = folder / "job", folder / "job.log"
+    output, log, checkpoints = folder / "job", folder / "job.log", folder / "checkpoints"
     shutil.rmtree(output, ignore_errors=True)
+    state = ["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints.as_uri()}"]
     windows = (rows // SENSORS * step_seconds // WINDOW_SECONDS) * SENSORS
     started = time.time()
-    with running(job(broker, topic, output), log) as process:
-        memory = Memory(process.pid)
+    with running(job(broker, topic, output, *state), log) as process:
+        growth = Growth(process.pid, checkpoints)
         wait_until_read(broker, topic, process, log)
         first = time.time()
         while (
@@ -145,7 +170,7 @@ def drain(
         ):
             assert process.poll() is None, log.read_text()[-3000:]
             time.sleep(0.5)
-        memory.ended.set()
+        growth.ended.set()
         last = max(path.stat().st_mtime for path in output.rglob("*.parquet"))
     if wrong:
         query = f"select partition, position, value from read_parquet('{output}/dead_letters/**/*.parquet')"
@@ -156,7 +181,8 @@ def drain(
         "seconds": round(last - started, 1),
         "rows_per_second": round(rows / (last - started)),
         "rows_per_second_from_first_to_last": round(rows / (last - first)),
-        "megabytes": round(memory.peak),
+        "megabytes": growth.peak,
+        **growth.quarters(first, last),
         "dead_letters": len(wrong),
         "files": sum(1 for _ in output.rglob("*.parquet")),
     }
@@ -169,14 +195,14 @@ def drain_by_flink_sql(broker: KafkaBroker, folder: Path, topic: str, rows: int)
     command = [str(flink_python()), script, broker.bootstrap_servers, topic, str(output)]
     started = time.time()
     with running(command, folder / "flink_sql.log", environment()) as process:
-        memory = Memory(process.pid)
+        growth = Growth(process.pid)
         assert process.wait() == 0, (folder / "flink_sql.log").read_text()[-3000:]
-        memory.ended.set()
+        growth.ended.set()
     seconds = time.time() - started
     return {
         "seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds),
-        "megabytes": round(memory.peak),
+        "megabytes": growth.peak,
     }
 
 
