@@ -40,11 +40,12 @@ STREAMING = (
     # A partition is read once in each bundle, and a window that has closed waits for a bundle's end.
     "--max_bundle_time_mills=250",
 )
-PROCESSES = (
-    # Without these two all workers are threads of the launcher, and share one core.
-    "--experiments=use_loopback_process_worker=True",
-    "--sdk_worker_parallelism=2",
-)
+# Without it all workers are threads of the launcher, and share one core.
+PROCESSES = "--experiments=use_loopback_process_worker=True"
+PARALLELISM = 2
+# Beam deals processes out to a job's tasks in the order in which these start. With one for each slot, two
+# tasks that read shared a process, and so a core, as often as not.
+PROCESSES_PER_SLOT = 2
 
 
 class FlinkStreamingOptions(PipelineOptions):
@@ -111,7 +112,7 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     on the cluster of --flink_master, or behind the running job server of --job_endpoint.
     """
     given = _given(user_flags)
-    defaults = ["--parallelism=2"]
+    defaults = [f"--parallelism={PARALLELISM}"]
     address = given.job_endpoint or given.flink_master or EMBEDDED
     here = address in MAGIC_HOST_NAMES or _host(address) in LOOPBACK_HOSTS
     if here:
@@ -119,7 +120,9 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     if not given.job_endpoint:
         defaults += [f"--flink_master={EMBEDDED}", *_job_server(given)]
     if streaming:
-        defaults += ["--streaming", *STREAMING, *(PROCESSES if here else ())]
+        defaults += ["--streaming", *STREAMING]
+        if here:
+            defaults += [PROCESSES, f"--sdk_worker_parallelism={PROCESSES_PER_SLOT * given.parallelism}"]
         if here and not given.job_endpoint:
             # By default checkpoints stay in memory, and one past 5 MiB makes the job fail over and over.
             # A cluster elsewhere, and a job server started with a configuration, have a place of their own.
@@ -146,6 +149,7 @@ def _given(user_flags: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for flag in ("--flink_master", "--job_endpoint", "--flink_job_server_jar", "--job_server_java_launcher"):
         parser.add_argument(flag)
+    parser.add_argument("--parallelism", type=int, default=PARALLELISM)
     given, _ = parser.parse_known_args(user_flags)
     return given
 

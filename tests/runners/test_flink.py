@@ -62,6 +62,8 @@ def test_a_stream_gets_checkpoints_that_outlive_it() -> None:
     assert value(flags, "--number_of_execution_retries") is None
     assert value(flags, "--state_backend") == "filesystem"
     assert str(value(flags, "--state_backend_storage_path")).startswith("file:///")
+    assert value(flags, "--sdk_worker_parallelism") == "4"
+    assert value(flink.flink_options(["--parallelism=3"], streaming=True), "--sdk_worker_parallelism") == "6"
     assert str(embedded_rest_url(value(flags, "--flink_conf_dir"))).startswith("http://127.0.0.1:")
 
 
