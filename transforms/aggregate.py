@@ -90,11 +90,23 @@ def distinct_count(*columns: Runs) -> np.ndarray:
     """Distinct values; of several columns, distinct combinations. Missing is a value like any other."""
     keys = [np.nan_to_num(each.values, nan=-np.inf) for each in columns]
     runs = columns[0]
-    order = np.lexsort((*keys, runs.of_row))
-    new = np.ones(len(order), bool)
-    new[1:] = np.logical_or.reduce([key[order[1:]] != key[order[:-1]] for key in keys])
+    if not _ascend(runs.of_row, *keys):
+        order = np.lexsort((*reversed(keys), runs.of_row))
+        keys = [key[order] for key in keys]
+    new = np.ones(len(runs.values), bool)
+    new[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
     new[runs.starts] = True
     return np.add.reduceat(new, runs.starts, dtype=np.int64)
+
+
+def _ascend(*keys: np.ndarray) -> bool:
+    """Whether the rows are in the order of the keys, the first one first: frames of a drive are, by time."""
+    tied = np.ones(len(keys[0]) - 1, bool)
+    for key in keys:
+        if (tied & (key[1:] < key[:-1])).any():
+            return False
+        tied &= key[1:] == key[:-1]
+    return True
 
 
 def track_length(latitudes: Runs, longitudes: Runs) -> np.ndarray:
@@ -105,10 +117,8 @@ def track_length(latitudes: Runs, longitudes: Runs) -> np.ndarray:
     present = ~(np.isnan(latitudes.values) | np.isnan(longitudes.values))
     run = latitudes.of_row[present]
     north, east = np.radians(latitudes.values[present]), np.radians(longitudes.values[present])
-    haversine = (
-        np.sin(np.diff(north) / 2) ** 2
-        + np.cos(north[1:]) * np.cos(north[:-1]) * np.sin(np.diff(east) / 2) ** 2
-    )
+    across = np.cos(north)
+    haversine = np.sin(np.diff(north) / 2) ** 2 + across[1:] * across[:-1] * np.sin(np.diff(east) / 2) ** 2
     meters = 2 * EARTH_RADIUS_METERS * np.arcsin(np.sqrt(np.minimum(haversine, 1)))
     inside = run[1:] == run[:-1]
     return np.bincount(run[1:][inside], meters[inside], len(latitudes.starts))

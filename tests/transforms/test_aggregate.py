@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from runners.options import IN_PROCESS
 from schemas.traffic import TRAFFIC
 from tests.rows import accepted, micros
-from transforms.aggregate import AggregateWindows, aggregate
+from transforms.aggregate import AggregateWindows, Runs, aggregate, distinct_count
 from transforms.deduplicate import deduplicate
 
 SECOND = 1_000_000
@@ -34,6 +34,19 @@ rows = st.fixed_dictionaries(
         "occupancy_percent": st.none(),
     }
 )
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(*[st.none() | st.integers(0, 2)] * 2), min_size=1), min_size=1, max_size=3)
+)
+def test_distinct_combinations_are_those_of_a_set_in_whatever_order_they_come(
+    runs: list[list[tuple]],
+) -> None:
+    starts = np.cumsum([0, *map(len, runs)])[:-1]
+    columns = np.array([row for run in runs for row in run], np.float64).T
+    counted = distinct_count(*(Runs(column, starts, np.array(list(map(len, runs)))) for column in columns))
+    assert counted.tolist() == [len(set(run)) for run in runs]
 
 
 def sorted_readings(rows: list[dict]) -> pa.RecordBatch:
