@@ -105,14 +105,18 @@ def _clean_rows(
     readings: pa.RecordBatch, feed: Feed, series: Mapping[str, Series], rows: np.ndarray
 ) -> pa.RecordBatch:
     """Those of the readings, in that order: to build some costs less than to take them out of all."""
-    readings = readings.take(pa.array(rows))
-    columns = {name: readings[name] for name in readings.schema.names if name != NULLED.name}
-    for name, each in series.items():
-        origins = pa.array(each.filled.origins[rows])
-        columns[name] = _nullable(each.filled.values[rows])
-        columns[origin_of(name)] = pa.DictionaryArray.from_arrays(origins, pa.array(ORIGINS))
-        columns[rolling_of(name)] = _nullable(each.means[rows])
-    columns |= _assess(readings, feed) | _calendar(readings[feed.event_time])
+    others = [name for name in readings.schema.names if name not in series]
+    readings = readings.select(others).take(pa.array(rows))
+    columns = {name: readings[name] for name in others if name != NULLED.name}
+    missing = np.empty((len(series), len(rows)), bool)
+    for place, (name, each) in enumerate(series.items()):
+        origins = each.filled.origins.take(rows)
+        missing[place] = origins != OBSERVED
+        columns[name] = _nullable(each.filled.values.take(rows))
+        columns[origin_of(name)] = pa.DictionaryArray.from_arrays(pa.array(origins), pa.array(ORIGINS))
+        columns[rolling_of(name)] = _nullable(each.means.take(rows))
+    broken = _broken_fields(readings[NULLED.name], feed)
+    columns |= _assess(missing, broken, feed) | _calendar(readings[feed.event_time])
     schema = clean_schema(feed)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -153,7 +157,8 @@ def stretch_of(feed: Feed, seconds: int) -> Stretch:
 
 
 def _nullable(values: np.ndarray) -> pa.Array:
-    return pa.array(values, mask=np.isnan(values))
+    missing = np.isnan(values)
+    return pa.array(values, mask=missing if missing.any() else None)
 
 
 def day_before(times: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -186,10 +191,11 @@ def rolling_mean(values: np.ndarray, first: np.ndarray) -> np.ndarray:
         return sums / counts
 
 
-def _assess(readings: pa.RecordBatch, feed: Feed) -> dict[str, pa.Array]:
-    """The columns that say what was missing or broke a rule, and the scores that follow from it."""
-    missing = np.stack([readings[name].is_null().to_numpy(zero_copy_only=False) for name in feed.any_of])
-    broken = _broken_fields(readings[NULLED.name], feed)
+def _assess(missing: np.ndarray, broken: np.ndarray, feed: Feed) -> dict[str, pa.Array]:
+    """The columns that say what was missing or broke a rule, and the scores that follow from it.
+
+    Both masks have a row for each measured field; what broke a rule is missing too.
+    """
     share = missing.mean(axis=0)
     return {
         "qa_missing_fields": _names(missing & ~broken, feed),

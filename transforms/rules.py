@@ -64,12 +64,14 @@ def _breaking(rule: Rule, column: pa.Array, broken: np.ndarray, feed: Feed, now:
         case "unparsable" if not absent and field.type == TIMESTAMP:
             return _valid(column) & ((_micros(column) < YEAR_1) | (_micros(column) >= YEAR_10000))
         case "not_finite" if not absent:
-            return ~np.isfinite(floats(column)) & _valid(column)
+            finite = np.isfinite(floats(column))
+            return None if finite.all() else ~finite & _valid(column)
         case "out_of_range" if not absent:
             numbers = floats(column)
             low = -np.inf if field.minimum is None else field.minimum
             high = np.inf if field.maximum is None else field.maximum
-            return np.isfinite(numbers) & ((numbers < low) | (numbers > high))
+            outside = (numbers < low) | (numbers > high)
+            return outside & np.isfinite(numbers) if outside.any() else None
         case "malformed":
             matches = pc.match_substring_regex(column.dictionary, f"^({field.pattern})$")
             return _of_values(column, ~matches.to_numpy(zero_copy_only=False))
