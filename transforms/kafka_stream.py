@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import time
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 import numpy as np
@@ -25,12 +26,13 @@ from confluent_kafka import Message
 
 from schemas.feed import Feed
 from transforms import counters
+from transforms.alignment import AHEAD, Alignment
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.kafka_source import to_records
 from transforms.latency import with_broker_time
 from transforms.looping_timers import fire_after
 from transforms.newest_events import Judge, NewestEvents
-from transforms.partition_readers import Readers
+from transforms.partition_readers import Reader, Readers
 from transforms.partitions import Partition, Topic
 from transforms.watch_partitions import WatchPartitions
 from transforms.watermarks import MICROS, NOTHING, Progress, advance, event_times, too_late
@@ -63,6 +65,7 @@ class _ReadForever(beam.DoFn):
         self.readers: Readers = self.shared.acquire(Readers)
         source = self.source
         self.newest = NewestEvents(source.feed, source.topics, source.configuration, source.decode)
+        self.alignment = Alignment(source.job, source.topics, source.configuration)
 
     def process(
         self,
@@ -83,11 +86,17 @@ class _ReadForever(beam.DoFn):
     ) -> Iterable[pa.RecordBatch]:
         partition, offset, progress = place.read()
         reader = self.readers.take(partition, offset, self.source.configuration)
+        if self._is_ahead(reader):
+            reader.stand(self.alignment.note(progress.watermark, reader.caught_up))
+            self.readers.give_back(reader)
+            fire_after(REST_SECONDS, next_read, hold=_event_time(progress))
+            return
         messages = reader.read()
         if messages:
             if partition.added and offset == partition.start:
                 progress = self._follow(progress, partition, None)
             readings, failures, progress = self._judge(messages, partition, progress)
+            reader.mark(progress.watermark)
             for letters in failures:
                 yield beam.pvalue.TaggedOutput("failures", letters)
             if readings.num_rows:
@@ -100,10 +109,17 @@ class _ReadForever(beam.DoFn):
             progress = self._follow(progress, partition, reader.end)
         if progress.watermark != NOTHING:
             counters.gauge("watermark", progress.watermark, partition.topic, str(partition.number))
-        reader.commit()
+        reader.commit(self.alignment.note(progress.watermark, reader.caught_up))
         self.readers.give_back(reader)
         place.write((partition, reader.place, progress))
         fire_after(0 if messages else REST_SECONDS, next_read, hold=_event_time(progress))
+
+    def _is_ahead(self, reader: Reader) -> bool:
+        """Whether other partitions have to catch up first."""
+        if reader.caught_up:
+            return False
+        slowest = self.alignment.slowest_beside(reader.partition)
+        return slowest is not None and reader.marks.ahead_of(slowest) > AHEAD
 
     def _judge(
         self, messages: list[Message], partition: Partition, progress: Progress
@@ -141,6 +157,7 @@ class _ReadForever(beam.DoFn):
     def teardown(self) -> None:
         self.readers.close()
         self.newest.close()
+        self.alignment.close()
 
 
 @dataclass
@@ -159,6 +176,9 @@ class ReadForever(beam.PTransform):
     committed offsets are those of a group, which several jobs may share. The price: a partition that idles
     while the job catches up, and then has readings older than the others' newest at the broker by more than
     the lateness, finds them too late.
+
+    A partition that catches up is not read further than some 200,000 messages ahead of the slowest one
+    (`transforms.alignment`), so that the state of a long catch-up is bounded too.
     """
 
     feed: Feed
@@ -169,6 +189,7 @@ class ReadForever(beam.PTransform):
     lateness: int
     out_of_orderness: int
     idle_seconds: float
+    job: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def expand(self, topics: beam.PCollection[Topic]) -> beam.pvalue.DoOutputsTuple:
         return (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import Message, TopicPartition
 
+from transforms.alignment import Marks
 from transforms.kafka_source import after, consume
 from transforms.partitions import Partition, connect
 
@@ -23,8 +24,10 @@ class Reader:
         self.consumer = connect({**configuration, "on_commit": self._on_commit})
         self.consumer.assign([TopicPartition(partition.topic, partition.number, start)])
         self.heard = self.idled = time.monotonic()
-        self.committed, self.committed_at = -1, -float(COMMIT_SECONDS)
         self.end: int | None = None  # of the partition, once it was reached
+        self.committed: tuple[int, bool] | None = None
+        self.committed_at = -float(COMMIT_SECONDS)
+        self.marks = Marks()
 
     def read(self) -> list[Message]:
         """What there is, for as long as more comes at once."""
@@ -42,20 +45,36 @@ class Reader:
             self.heard, self.place = time.monotonic(), after(messages)
         return messages
 
-    def commit(self) -> None:
-        """Tells the group how far this partition is read: for lag monitors, and `--start group`."""
+    @property
+    def caught_up(self) -> bool:
+        return self.end is not None
+
+    def mark(self, watermark: int) -> None:
+        """Remembers that the partition has come to its place with that watermark, while it catches up."""
+        if self.caught_up:
+            self.marks.clear()
+        else:
+            self.marks.append((watermark, self.place))
+
+    def commit(self, note: str) -> None:
+        """Tells the group how far this partition is read: for lag monitors, `--start group`, alignment."""
         place = self.place if self.end is None else max(self.place, self.end)
         age = time.monotonic() - self.committed_at
-        if age >= (COMMIT_SECONDS if place != self.committed else COMMIT_AGAIN_SECONDS):
-            self.committed, self.committed_at = place, time.monotonic()
+        if age >= (COMMIT_SECONDS if (place, self.caught_up) != self.committed else COMMIT_AGAIN_SECONDS):
+            self.committed, self.committed_at = (place, self.caught_up), time.monotonic()
+            partition = self.partition
             self.consumer.commit(
-                offsets=[TopicPartition(self.partition.topic, self.partition.number, place)],
-                asynchronous=True,
+                offsets=[TopicPartition(partition.topic, partition.number, place, note)], asynchronous=True
             )
+
+    def stand(self, note: str) -> None:
+        """Says again how far this one is while it waits for others, lest they wait for it."""
+        self.committed = None
+        self.commit(note)
 
     def _on_commit(self, error: object, places: list[TopicPartition]) -> None:
         if error:
-            self.committed = -1  # once more, soon
+            self.committed = None  # once more, soon
 
     def idles(self, seconds: float) -> bool:
         """Whether nothing has come for so long, and again for as long since this was so."""

@@ -287,6 +287,7 @@ def compare(
     fill(broker.bootstrap_servers, topic, rows, step_seconds)
     figures: dict[str, Any] = {"rows": rows, "step_seconds": step_seconds}
     figures["job"] = own = drain(broker, folder, topic, rows, step_seconds, {})
+    print(f"job          {own}", flush=True)
     try:
         figures["flink_sql"] = peer = drain_by_flink_sql(broker, folder, topic, rows)
         figures["times_flink_sql"] = round(own["rows_per_second"] / peer["rows_per_second"], 2)
