@@ -25,7 +25,6 @@ COORDINATES = {
     "flink": (
         # Older than the Python SDK on purpose: the newest one whose dependencies all resolve, and it runs it.
         "org.apache.beam:beam-runners-flink-1.19:2.62.0",
-        "org.apache.flink:flink-metrics-prometheus:1.19.1",
         "org.apache.flink:flink-runtime-web:1.19.0",
         "org.slf4j:slf4j-simple:1.7.36",
     ),
