@@ -78,9 +78,10 @@ def test_a_feed_with_a_quality_score_has_it_as_a_metric(tmp_path):
     assert served_now(AIR_QUALITY).total("quality_score_ratio") == summary["mean_quality"]
 
 
-def test_a_run_is_scraped_while_it_works_and_promtool_finds_no_fault(sample, tmp_path):
-    port = next(free_ports())
-    command = [sys.executable, "-m", "pipelines.traffic", *sample, "--output", str(tmp_path / "out")]
+def test_a_run_is_scraped_while_it_works_and_promtool_finds_no_fault(tmp_path):
+    write_sample(str(tmp_path), sensors=400, step_seconds=60)  # so many that there is time to look
+    port, path = next(free_ports()), str(tmp_path / "traffic.csv")
+    command = [sys.executable, "-m", "pipelines.traffic", "--input", path, "--output", str(tmp_path / "out")]
     process = subprocess.Popen([*command, "--metrics_port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
     text = ""
 
