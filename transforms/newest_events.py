@@ -44,10 +44,10 @@ class NewestEvents:
         `NOTHING` as well when the broker has more of this partition than up to `end`, or does not answer.
         """
         try:
-            places = self._grown()
-            if end is not None and self.ends[partition.topic, partition.number] > end:
+            self._look(self._grown())
+            # Asked last: what came here before the others' newest came there is to be read first.
+            if end is not None and self._ends(partition.topic, partition.number)[1] > end:
                 return NOTHING
-            self._look(places)
         except KafkaException as error:
             log.info("the newest event times are not known now: %s", error)
             return NOTHING
@@ -61,11 +61,15 @@ class NewestEvents:
         grown = []
         for topic in self.topics:
             for number in range(count_partitions(self.consumer, topic)):
-                low, high = self.consumer.get_watermark_offsets(TopicPartition(topic, number), BROKER_SECONDS)
+                low, high = self._ends(topic, number)
                 if high > max(low, self.ends.get((topic, number), 0)):
                     grown.append(TopicPartition(topic, number, max(low, high - PEEKED)))
                 self.ends[topic, number] = high
         return grown
+
+    def _ends(self, topic: str, number: int) -> tuple[int, int]:
+        assert self.consumer is not None
+        return self.consumer.get_watermark_offsets(TopicPartition(topic, number), BROKER_SECONDS)
 
     def _look(self, places: list[TopicPartition]) -> None:
         assert self.consumer is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from hdfs import HdfsError
 from moto.server import ThreadedMotoServer
 
 from pipelines import compact, traffic
 from runners.local import FlinkCluster, HdfsCluster
 from tests.rows import accepted, micros
-from tests.stream_jobs import job, reading, send, wait_for
+from tests.stream_jobs import READS, job, reading, send, wait_for
 from transforms.files import files_below
 from transforms.merged_files import MergePanes, _WritePanes
 
@@ -142,9 +144,15 @@ def test_files_are_compacted_there_and_brought_up_to_date_afterwards(elsewhere):
 
 
 def table(root: str, kind: str) -> list[dict]:
-    """All rows of a kind of output, as a reader sees them now."""
+    """All rows of a kind of output, as a reader sees them now.
+
+    HDFS is asked for a file piece by piece. When it was replaced in between that is an error: read again.
+    """
     paths = files_below(root, f"{kind}/year=*/month=*/day=*/*.parquet")
-    return [row for path in paths for row in pq.read_table(pa.BufferReader(read(path))).to_pylist()]
+    for _ in range(READS):
+        with contextlib.suppress(HdfsError):
+            return [row for path in paths for row in pq.read_table(pa.BufferReader(read(path))).to_pylist()]
+    raise AssertionError(f"{kind} was replaced {READS} times while it was read")
 
 
 def test_the_files_of_a_stream_grow_there(elsewhere, kafka, new_topic, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from apache_beam.internal import pickler
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.value_provider import RuntimeValueProvider
 from apache_beam.transforms.display import DisplayData
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,8 +125,11 @@ def test_files_below_a_root_are_those_that_match_whatever_the_root_is_called(
     assert files_below(str(root), "c/*") == set()
 
 
-def test_a_step_that_touches_files_brings_the_options_of_file_systems_and_shows_none_of_them() -> None:
+def test_a_step_that_touches_files_brings_the_options_of_file_systems_and_shows_none_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     FileSystems.set_options(None)  # as in a worker that Beam told nothing
+    monkeypatch.setattr(RuntimeValueProvider, "runtime_options", None)
     with pytest.raises(ValueError, match="pipeline_options is not set"):
         FileSystems.get_filesystem("hdfs://a")
     flags = ["--hdfs_host=h", "--hdfs_port=1", "--hdfs_user=u", "--s3_secret_access_key=hidden"]
