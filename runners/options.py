@@ -8,7 +8,9 @@ import os
 import uuid
 from collections.abc import Sequence
 
+import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import create_runner
 
 IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
@@ -37,6 +39,15 @@ def pipeline_options(runner: str, flags: Sequence[str], streaming: bool = False)
 
             given = prism_options(given)
     return PipelineOptions(["--runner", runner, *given])
+
+
+def new_pipeline(runner: str, flags: Sequence[str], streaming: bool) -> beam.Pipeline:
+    """An empty pipeline for that runner, with the options of `pipeline_options`. UnusableRunner as there."""
+    options = pipeline_options(runner, flags, streaming)
+    try:
+        return beam.Pipeline(runner=create_runner(options.get_all_options()["runner"]), options=options)
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        raise UnusableRunner(f"--runner {runner}: {error}") from error
 
 
 def _on_flink(flags: list[str], streaming: bool) -> list[str]:
