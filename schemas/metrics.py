@@ -86,7 +86,9 @@ METRICS = (
     ),
     _counter("files_written", "files_written", "Files written or brought up to date."),
     _counter("written_bytes", "bytes_written", "Bytes of the files written."),
-    _counter("retries", "retries", "What was done again after a failure, such as job_restart.", "operation"),
+    _counter(
+        "retries", "retries", "Done again after a failure: job_restart, kafka_request.", "operation"
+    ),
     _gauge("throughput_records_per_second", None, "Records read per second between the last two scrapes."),
     _gauge(
         "consumer_lag_records",
@@ -122,6 +124,9 @@ METRICS = (
     _gauge("error_ratio", None, "Records refused among those read, in this run."),
     _gauge("unhealthy", None, "Whether the run breaks a limit that its feed declares: 1 or 0."),
     _gauge("quality_score_ratio", None, "Mean quality score of the run: usable values among measured ones."),
+    _gauge(
+        "worker_memory_peak_bytes", "worker_memory", "Most that a Python worker which reads has had resident."
+    ),
     _gauge("task_manager_memory_bytes", None, "Heap and other JVM memory of all TaskManagers of Flink."),
     _gauge("state_bytes", None, "Size of the last completed checkpoint."),
     _gauge("checkpoint_duration_seconds", None, "Time that the last completed checkpoint took."),

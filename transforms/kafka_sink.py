@@ -17,9 +17,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from schemas.avro import Schema, avro_schema
 from schemas.clean import clean_message_schema
 from schemas.feed import Feed
+from transforms import counters
 from transforms.avro_messages import encode_avro
 from transforms.dead_letters import to_headers
 from transforms.json_messages import iso_8601, to_json
+from transforms.kafka_statistics import repeated_requests
 
 FLUSH_SECONDS = 120
 # Idempotent: a retry inside librdkafka neither doubles nor reorders.
@@ -29,6 +31,7 @@ PRODUCER = {
     "linger.ms": 20,
     "compression.type": "snappy",
     "delivery.report.only.error": True,
+    "statistics.interval.ms": 1000,
 }
 
 PLACE = ("partition", "position")
@@ -46,14 +49,22 @@ class _Send(beam.DoFn):
     def __init__(self, topic: str, configuration: Mapping[str, object]) -> None:
         self.topic, self.configuration = topic, configuration
         self.producer: Producer | None = None
+        self.retries = 0
 
     def start_bundle(self) -> None:
         self.failed: KafkaError | None = None
         if self.producer is None:
-            self.producer = Producer({**self.configuration, **PRODUCER}, logger=silent)
+            callback = {"stats_cb": self._count_retries}
+            self.producer = Producer({**self.configuration, **PRODUCER, **callback}, logger=silent)
 
     def _note(self, error: KafkaError | None, message: Message) -> None:
         self.failed = error
+
+    def _count_retries(self, statistics: str) -> None:
+        """Of what librdkafka tells while it is polled, which is within a bundle."""
+        retries = repeated_requests(statistics)
+        counters.add_to("retries", {("kafka_request",): retries - self.retries})
+        self.retries = retries
 
     def send(self, messages: Sequence[dict], partition: int) -> None:
         """Hands messages of one partition over, waiting while librdkafka's queue is full."""

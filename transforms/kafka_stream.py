@@ -7,10 +7,12 @@ no out-of-orderness per partition.
 from __future__ import annotations
 
 import gc
+import resource
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -22,11 +24,11 @@ from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
-from confluent_kafka import Message
 
 from schemas.feed import Feed
 from transforms import counters
 from transforms.alignment import AHEAD, Alignment
+from transforms.batches import concatenate
 from transforms.dead_letters import Failure, to_dead_letters
 from transforms.kafka_source import to_records
 from transforms.latency import with_broker_time
@@ -46,6 +48,14 @@ def _event_time(progress: Progress) -> Timestamp:
     if progress.watermark == NOTHING:
         return MIN_TIMESTAMP
     return min(Timestamp(micros=progress.watermark), MAX_TIMESTAMP)
+
+
+class Portion(NamedTuple):
+    """Some messages of a partition, and what became of them."""
+
+    records: pa.RecordBatch
+    readings: pa.RecordBatch  # those that are accepted
+    failures: list[pa.RecordBatch]
 
 
 class _ReadForever(beam.DoFn):
@@ -91,17 +101,16 @@ class _ReadForever(beam.DoFn):
             self.readers.give_back(reader)
             fire_after(REST_SECONDS, next_read, hold=_event_time(progress))
             return
-        messages = reader.read()
-        if messages:
+        portions = list(self._decode(reader, partition))
+        if portions:
             if partition.added and offset == partition.start:
                 progress = self._follow(progress, partition, None)
-            readings, failures, progress = self._judge(messages, partition, progress)
+            readings, failures, progress = self._judge(portions, progress)
             reader.mark(progress.watermark)
             for letters in failures:
                 yield beam.pvalue.TaggedOutput("failures", letters)
             if readings.num_rows:
-                _, broker_time = messages[-1].timestamp()
-                readings = with_broker_time(readings, broker_time)
+                readings = with_broker_time(readings, reader.broker_time)
                 # Stamped with its earliest row: a later stamp would lose rows at the GroupByKey.
                 earliest = int(event_times(readings, self.source.feed).min())
                 yield TimestampedValue(readings, Timestamp(micros=earliest))
@@ -109,10 +118,11 @@ class _ReadForever(beam.DoFn):
             progress = self._follow(progress, partition, reader.end)
         if progress.watermark != NOTHING:
             counters.gauge("watermark", progress.watermark, partition.topic, str(partition.number))
+        counters.gauge("worker_memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         reader.commit(self.alignment.note(progress.watermark, reader.caught_up))
         self.readers.give_back(reader)
         place.write((partition, reader.place, progress))
-        fire_after(0 if messages else REST_SECONDS, next_read, hold=_event_time(progress))
+        fire_after(0 if portions else REST_SECONDS, next_read, hold=_event_time(progress))
 
     def _is_ahead(self, reader: Reader) -> bool:
         """Whether other partitions have to catch up first."""
@@ -121,13 +131,22 @@ class _ReadForever(beam.DoFn):
         slowest = self.alignment.slowest_beside(reader.partition)
         return slowest is not None and reader.marks.ahead_of(slowest) > AHEAD
 
+    def _decode(self, reader: Reader, partition: Partition) -> Iterator[Portion]:
+        """What has come, each portion decoded before the next is fetched."""
+        now = time.time_ns() // 1000
+        for messages in reader.read():
+            records = to_records(messages, partition.topic, partition.number)
+            yield Portion(records, *self.source.decode(records, now))
+
     def _judge(
-        self, messages: list[Message], partition: Partition, progress: Progress
+        self, portions: list[Portion], progress: Progress
     ) -> tuple[pa.RecordBatch, list[pa.RecordBatch], Progress]:
         """(accepted readings that are in time, dead letters, the progress after them)."""
         feed, now = self.source.feed, time.time_ns() // 1000
-        records = to_records(messages, partition.topic, partition.number)
-        readings, failures = self.source.decode(records, now)
+        records = concatenate(portion.records for portion in portions)
+        readings = concatenate(portion.readings for portion in portions)
+        letters = [letters for portion in portions for letters in portion.failures]
+        failures = [concatenate(letters)] if letters else []
         times = event_times(readings, feed)
         watermarks, progress = advance(progress, times, self.source.out_of_orderness * MICROS)
         counters.newest_event(readings, feed)

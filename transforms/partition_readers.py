@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Message, TopicPartition
 
@@ -12,6 +12,7 @@ from transforms.kafka_source import after, consume
 from transforms.partitions import Partition, connect
 
 MESSAGES = 65_536
+PORTION = 8_192  # the objects made of so many messages stay in a processor's cache
 READ_SECONDS, WAIT_SECONDS = 0.2, 0.05
 COMMIT_SECONDS, COMMIT_AGAIN_SECONDS = 1, 3600
 
@@ -25,25 +26,27 @@ class Reader:
         self.consumer.assign([TopicPartition(partition.topic, partition.number, start)])
         self.heard = self.idled = time.monotonic()
         self.end: int | None = None  # of the partition, once it was reached
+        self.broker_time = 0  # of the last message, in milliseconds
         self.committed: tuple[int, bool] | None = None
         self.committed_at = -float(COMMIT_SECONDS)
         self.marks = Marks()
 
-    def read(self) -> list[Message]:
-        """What there is, for as long as more comes at once."""
-        messages: list[Message] = []
+    def read(self) -> Iterator[list[Message]]:
+        """What there is, in portions, for as long as more comes at once."""
+        left = MESSAGES
         deadline = time.monotonic() + READ_SECONDS
-        while len(messages) < MESSAGES:
+        while left and time.monotonic() < deadline:
             wait = WAIT_SECONDS if self.end is None else 0
-            some, end = consume(self.consumer, wait, MESSAGES - len(messages))
-            messages += some
-            if some or end is not None:
+            messages, end = consume(self.consumer, wait, min(PORTION, left))
+            if messages or end is not None:
                 self.end = end
-            if self.end is not None or time.monotonic() > deadline:
+            if messages:
+                left -= len(messages)
+                self.heard, self.place = time.monotonic(), after(messages)
+                _, self.broker_time = messages[-1].timestamp()
+                yield messages
+            if self.end is not None:
                 break
-        if messages:
-            self.heard, self.place = time.monotonic(), after(messages)
-        return messages
 
     @property
     def caught_up(self) -> bool:

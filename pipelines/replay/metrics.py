@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.delivery import Delivery
+from transforms.kafka_statistics import repeated_requests
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 THROUGHPUT_SECONDS = 1.0
@@ -45,8 +45,7 @@ class Statistics:
         self.retries = 0
 
     def note(self, text: str) -> None:
-        brokers = json.loads(text)["brokers"].values()
-        self.retries = max(self.retries, sum(broker["txretries"] for broker in brokers))
+        self.retries = max(self.retries, repeated_requests(text))
 
 
 class ReplayMetrics(Collector):
@@ -67,7 +66,7 @@ class ReplayMetrics(Collector):
             "rows_read": ("Rows read and accounted for.", accounts.read),
             "messages_sent": ("Messages handed to librdkafka.", accounts.sent),
             "messages_acked": ("Messages that the broker has acknowledged.", accounts.acked),
-            "retries": ("Requests that librdkafka has repeated.", self.statistics.retries),
+            "retries": ("Requests that were sent again, after an error or a timeout.", self.statistics.retries),
             "backpressure_seconds": (
                 "Time waited for room in the queue.",
                 self.delivery.backpressure_seconds,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import threading
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import partial
@@ -25,9 +28,11 @@ from schemas.traffic import TRAFFIC
 from tests.rows import accepted, decoded, micros
 from transforms.aggregate import aggregate
 from transforms.clean import clean
+from transforms.counters import live
 from transforms.kafka_sink import (
     WriteDeadLettersToKafka,
     WriteUpsertsToKafka,
+    _SendDeadLetters,
     aggregate_avro_schema,
     clean_avro_schema,
     encode_as_avro,
@@ -193,3 +198,27 @@ def test_clean_readings_come_back_from_avro() -> None:
         fastavro.schemaless_reader(io.BytesIO(message[5:]), fastavro.parse_schema(schema))
         == cleaned.to_pylist()[0]
     )
+
+
+def test_requests_that_are_sent_again_are_counted(kafka, new_topic):
+    """The broker falls silent for longer than a request may take, once the producer knows it."""
+    topic = new_topic(1)
+    patience = {"request.timeout.ms": 1000, "socket.timeout.ms": 1000}
+    sender = _SendDeadLetters(topic, {"bootstrap.servers": kafka.bootstrap_servers, **patience})
+    letters = validate(decoded({"sensor_id": None}), TRAFFIC, 0)[1]
+
+    def send() -> None:
+        sender.start_bundle()
+        sender.process(letters)
+        sender.finish_bundle()
+
+    live.reset()
+    send()
+    assert live.count("retries-kafka_request") == 0
+    awake = threading.Timer(5, os.kill, (kafka.processes[0].pid, signal.SIGCONT))
+    os.kill(kafka.processes[0].pid, signal.SIGSTOP)
+    awake.start()
+    send()
+    awake.join()
+    assert len(read(kafka, topic, 1)) == 2
+    assert live.count("retries-kafka_request") >= 1
