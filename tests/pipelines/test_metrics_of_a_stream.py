@@ -67,6 +67,7 @@ def test_the_counters_of_a_stream_are_what_was_written_and_outlive_its_workers(
         assert 0 < metrics.total("end_to_end_latency_seconds_sum", since="broker") < 1e6
         assert set(metrics.by("watermark_timestamp_seconds", "partition").values()) == {1_330_564_970}
         assert metrics.total("task_manager_memory_bytes") > 1e8
+        assert metrics.total("worker_memory_peak_bytes") > 1e8
         assert metrics.total("state_bytes") > 0
         promtool("check", "metrics", stdin=text)
 
