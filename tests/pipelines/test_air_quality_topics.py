@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fastavro
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from pipelines.air_quality import main
-from runners.local import KafkaBroker
+from runners.local import KafkaBroker, SchemaRegistry
 from schemas.air_quality import AIR_QUALITY
 from tests.pipelines.test_air_quality import UCI, uci_file
-from tests.stream_jobs import job, rows, wait_for
+from tests.stream_jobs import job, job_log, messages, rows, wait_for
 from transforms.batches import concatenate
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
 from transforms.json_messages import to_json
 from transforms.messages import to_messages
 from transforms.rules import validate
+from transforms.schema_registry import SchemaRegistry as SchemaRegistryClient
 
 HOUR, LATER = 3_600_000_000, 300
 RAW = AIR_QUALITY.as_raw
@@ -112,6 +116,56 @@ def test_a_stream_of_the_uci_file_in_another_order_gives_what_batch_gives(
     assert [sent[key]["qa_missing_fields"] for key in sorted(sent)] == expected[
         "qa_missing_fields"
     ].to_pylist()
+
+
+def test_a_stream_says_that_it_is_unhealthy_and_fills_a_clean_topic_of_avro(
+    kafka: KafkaBroker, schema_registry: SchemaRegistry, new_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    """A fifth of what comes is broken, then nothing is. Each tenth reading has a gap, which is filled."""
+    topic, clean_topic, output = new_topic(1), new_topic(1), tmp_path / "out"
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+
+    def send_hours(first: int, end: int, broken: int) -> None:
+        for hour in range(first, end):
+            message = {
+                "station": "a",
+                "timestamp": (1_078_876_800 + 3600 * hour) * 1000,
+                "benzene_ug_m3": 9.0,
+            }
+            message |= (
+                {"temperature_celsius": 20.0 + hour % 5} if hour % 10 else {"temperature_celsius": -200}
+            )
+            producer.produce(topic, json.dumps(message))
+        for _ in range(broken):
+            producer.produce(topic, b"{")
+        assert producer.flush(30) == 0
+
+    options = [
+        f"--topic={topic}",
+        f"--clean_topic={clean_topic}",
+        "--clean_seconds=21600",
+        "--idle_seconds=1",
+    ]
+    options += ["--aggregates_format=avro", f"--schema_registry={schema_registry.url}"]
+    with job(kafka, output, *options, program="pipelines.air_quality"):
+        send_hours(0, 200, broken=50)
+        log = job_log(output)
+        wait_for(lambda: "ALERT air_quality: " in log.read_text(), "it says that too much is refused")
+        send_hours(200, 500, broken=0)
+        wait_for(lambda: rows(output, "processed/clean", "1"), "clean readings are out")
+        wait_for(lambda: len(messages(kafka, clean_topic)) >= 100, "and in their topic")
+    registry = SchemaRegistryClient(schema_registry.url)
+    clean = [decode_avro(registry, value) for _, value in messages(kafka, clean_topic)]
+    assert {row["benzene_ug_m3"] for row in clean} == {9.0}
+    assert {row["temperature_celsius_origin"] for row in clean} == {"observed", "forward", "backward"}
+    assert None not in {row["temperature_celsius"] for row in clean}
+
+
+def decode_avro(registry: SchemaRegistryClient, value: bytes) -> Any:
+    schema = registry.schema(int.from_bytes(value[1:5]))
+    assert value[0] == 0
+    assert schema
+    return fastavro.schemaless_reader(io.BytesIO(value[5:]), fastavro.parse_schema(schema))
 
 
 def test_messages_of_an_aborted_transaction_are_not_read(
