@@ -16,6 +16,7 @@ FIXED = {
     "window_seconds": "--window_seconds",
     "allowed_lateness_seconds": "--allowed_lateness_seconds",
     "file_seconds": "--file_seconds",
+    "fill_seconds": "--fill_seconds",
     "clean_seconds": "--clean_seconds",
     "shards": "--shards",
 }
@@ -65,7 +66,9 @@ def _path(arguments: Arguments) -> str:
 
 
 def _fixed(arguments: Arguments) -> dict[str, object]:
-    return {**{name: getattr(arguments, name) for name in FIXED}, "topics": sorted(arguments.topics)}
+    of_feed = {"fill_seconds": arguments.feed.fill_seconds}
+    others = {name: getattr(arguments, name) for name in FIXED.keys() - of_feed}
+    return {**others, **of_feed, "topics": sorted(arguments.topics)}
 
 
 def _text(value: int | Sequence[str]) -> str:

@@ -86,9 +86,7 @@ METRICS = (
     ),
     _counter("files_written", "files_written", "Files written or brought up to date."),
     _counter("written_bytes", "bytes_written", "Bytes of the files written."),
-    _counter(
-        "retries", "retries", "Done again after a failure: job_restart, kafka_request.", "operation"
-    ),
+    _counter("retries", "retries", "Done again after a failure: job_restart, kafka_request.", "operation"),
     _gauge("throughput_records_per_second", None, "Records read per second between the last two scrapes."),
     _gauge(
         "consumer_lag_records",

@@ -66,7 +66,10 @@ class ReplayMetrics(Collector):
             "rows_read": ("Rows read and accounted for.", accounts.read),
             "messages_sent": ("Messages handed to librdkafka.", accounts.sent),
             "messages_acked": ("Messages that the broker has acknowledged.", accounts.acked),
-            "retries": ("Requests that were sent again, after an error or a timeout.", self.statistics.retries),
+            "retries": (
+                "Requests that were sent again, after an error or a timeout.",
+                self.statistics.retries,
+            ),
             "backpressure_seconds": (
                 "Time waited for room in the queue.",
                 self.delivery.backpressure_seconds,
