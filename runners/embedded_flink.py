@@ -1,9 +1,10 @@
-"""The Flink inside Beam's job server: a configuration that gives it a REST interface."""
+"""The Flink inside Beam's job server: it has a REST interface, and ends with the process that started it."""
 
 from __future__ import annotations
 
 import atexit
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,9 +22,31 @@ metrics.fetcher.update-interval: 1000
 
 def embedded_configuration() -> Path:
     """A folder for --flink_conf_dir, kept until this process ends; the port in it is a free one."""
+    folder = _temporary_folder()
+    (folder / FILE).write_text(CONFIGURATION.format(host=LOOPBACK, port=next(free_ports())))
+    return folder
+
+
+def ends_with_this_process(java: Path) -> Path:
+    """A launcher of that Java whose process ends when this one does, even where this one is killed.
+
+    Without it the job of a killed launcher goes on, beside the one that is started in its place. Linux alone
+    has this; elsewhere it is the Java itself.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return java
+    launcher = _temporary_folder() / "java"
+    command = shlex.join([setpriv, "--pdeathsig", "TERM", str(java)])
+    launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    launcher.chmod(0o700)
+    return launcher
+
+
+def _temporary_folder() -> Path:
+    """Kept until this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="flink-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / FILE).write_text(CONFIGURATION.format(host=LOOPBACK, port=next(free_ports())))
     return folder
 
 

@@ -12,7 +12,7 @@ import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
-from runners.embedded_flink import embedded_configuration
+from runners.embedded_flink import embedded_configuration, ends_with_this_process
 from runners.folders import state_folder
 from runners.local.errors import CannotStart
 from runners.local.jars import FLINK_VERSION, job_server_jar
@@ -139,7 +139,10 @@ def _job_server(given: argparse.Namespace) -> list[str]:
     properties = [*JVM, *(f"-Dorg.slf4j.simpleLogger.{quiet}" for quiet in QUIET)]
     flags = [f"--job_server_jvm_properties={each}" for each in properties]
     if not given.job_server_java_launcher:
-        flags.append(f"--job_server_java_launcher={find_java()}")
+        java = find_java()
+        flags.append(
+            f"--job_server_java_launcher={java if given.flink_master else ends_with_this_process(java)}"
+        )
     if not given.flink_job_server_jar:
         flags += [f"--flink_version={FLINK_VERSION}", f"--flink_job_server_jar={job_server_jar()}"]
     return flags

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import fastavro
+import psutil
 import pyarrow.dataset
 import pytest
 from confluent_kafka import Producer
@@ -215,3 +217,24 @@ def test_a_lone_event_time_far_ahead_does_not_make_the_others_late(kafka, new_to
             lambda: len(rows(output, "processed/aggregates")) == 6, "three windows of two sensors are out"
         )
         assert not rows(output, "dead_letters")
+
+
+def test_a_stream_ends_with_its_launcher_also_when_that_is_killed_and_is_resumed(kafka, new_topic, tmp_path):
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv, of util-linux, is needed")
+    topic, output, checkpoints = new_topic(2), tmp_path / "out", tmp_path / "checkpoints"
+    arguments = ["--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"]
+    arguments.append(f"--state_backend_storage_path={checkpoints.as_uri()}")
+    with job(kafka, output, *arguments) as launcher:
+        send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000)])
+        wait_for(lambda: raw_offsets(output), "the first windows are out")
+        wait_for(lambda: list(checkpoints.glob("*/chk-*/_metadata")), "a checkpoint is there")
+        started = psutil.Process(launcher.pid).children(recursive=True)
+        launcher.kill()
+        gone, alive = psutil.wait_procs(started, 30)
+        assert gone and not alive
+    last = max(checkpoints.glob("*/chk-*/_metadata"), key=lambda path: path.stat().st_mtime).parent
+    send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000, 2000)])
+    with job(kafka, output, *arguments, f"--savepoint_path={last.as_uri()}"):
+        wait_for(lambda: len(raw_offsets(output)) == 1800, "all windows but the last are out")
+    assert raw_offsets(output) == sorted((n % 2, n // 2) for n in range(1800))
