@@ -7,14 +7,16 @@ import sys
 
 import apache_beam as beam
 import grpc
+from apache_beam.runners.runner import PipelineResult
 
 from pipelines.arguments import Arguments
 from pipelines.failures import end_in_words
 from pipelines.health import health_watched
 from pipelines.stream_record import record, refuse_other_output
 from pipelines.watched import watched
+from runners.flink_job import flink_rest_url
 from runners.options import new_pipeline
-from runners.savepoints import CannotStop, last_checkpoint, rest_url, stop_with_savepoint
+from runners.savepoints import CannotStop, last_checkpoint, stop_with_savepoint
 
 
 class _Stopped(BaseException):
@@ -35,7 +37,7 @@ def run_stream(arguments: Arguments) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         with watched(arguments, pipeline), health_watched(arguments, pipeline):
-            pipeline.run().wait_until_finish()
+            _start(pipeline).wait_until_finish()
     except (_Stopped, KeyboardInterrupt) as stopped:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print(_stopped_at(pipeline), flush=True)
@@ -48,27 +50,37 @@ def run_stream(arguments: Arguments) -> int:
     return 0
 
 
+def _start(pipeline: beam.Pipeline) -> PipelineResult:
+    """Runs it, so that Ctrl+C, which goes to all processes of a terminal, stops this one alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started now inherits it
+    try:
+        return pipeline.run()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Beam's own stops its job server
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _stop(*_: object) -> None:
     raise _Stopped
 
 
 def _stopped_at(pipeline: beam.Pipeline) -> str:
     """Stops the stream with a savepoint where that can be asked for; returns what to say of it."""
-    options = pipeline.options.get_all_options()
-    url = rest_url(options.get("flink_master") or "[local]")
+    url = flink_rest_url(pipeline.options)
     if url is None:
-        return "stopped without a savepoint: that needs a cluster, --flink_master HOST:PORT"
+        return (
+            "stopped without a savepoint: where Flink can be asked for one is not known, give --flink_master"
+        )
     try:
-        place = stop_with_savepoint(url, options["job_name"])
+        place = stop_with_savepoint(url, pipeline.options.get_all_options()["job_name"])
     except CannotStop as error:
         return f"NOT stopped with a savepoint: {error}; the job may still run"
     return f"stopped with a savepoint; the same command resumes it with --savepoint_path={place}"
 
 
 def _last_checkpoint(pipeline: beam.Pipeline) -> str:
-    options = pipeline.options.get_all_options()
-    url = rest_url(options.get("flink_master") or "[local]")
-    place = url and last_checkpoint(url, options["job_name"])
+    url = flink_rest_url(pipeline.options)
+    place = url and last_checkpoint(url, pipeline.options.get_all_options()["job_name"])
     return (
         f"; the same command resumes it from its last checkpoint with --savepoint_path={place}"
         if place

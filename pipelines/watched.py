@@ -13,8 +13,7 @@ from pipelines.flink_metrics import FlinkFigures
 from pipelines.metrics import Figures, JobMetrics
 from pipelines.metrics_server import served
 from pipelines.options.metrics import METRICS_PORT
-from runners.flink_job import FlinkJob
-from runners.savepoints import rest_url
+from runners.flink_job import FlinkJob, flink_rest_url
 from transforms import decode_csv
 from transforms.counters import live
 from transforms.dead_letters import Failure
@@ -51,7 +50,7 @@ def _metrics(arguments: Arguments, pipeline: beam.Pipeline) -> JobMetrics:
 
         topics = find_topics(arguments.topics, arguments.kafka, arguments.start)
         observers.append(ConsumerLag(topics, arguments.kafka, commits=arguments.streaming).observe)
-    if url := _flink(arguments, pipeline):
+    if url := flink_rest_url(pipeline.options):
         job = FlinkJob(url, pipeline.options.get_all_options()["job_name"])
         flink = FlinkFigures(job)
         read = flink.read
@@ -59,28 +58,12 @@ def _metrics(arguments: Arguments, pipeline: beam.Pipeline) -> JobMetrics:
     return JobMetrics(arguments.feed, arguments.window_seconds, read, known_reasons(arguments), observers)
 
 
-def figures_of(arguments: Arguments, pipeline: beam.Pipeline) -> Callable[[], Mapping[str, int]]:
+def figures_of(pipeline: beam.Pipeline) -> Callable[[], Mapping[str, int]]:
     """What reads the counters of the run: Flink's, of all its workers, or those of this process."""
-    url = _flink(arguments, pipeline)
+    url = flink_rest_url(pipeline.options)
     if url is None:
         return live.figures
     return FlinkFigures(FlinkJob(url, pipeline.options.get_all_options()["job_name"])).read
-
-
-def _flink(arguments: Arguments, pipeline: beam.Pipeline) -> str | None:
-    """Where the job's Flink tells of it; None where that is not known, or it is no Flink.
-
-    Python workers in this process, as they are by default, can then be read without it.
-    """
-    if arguments.runner != "FlinkRunner":
-        return None
-    from runners.embedded_flink import embedded_rest_url  # the local services' packages are an extra
-    from runners.flink import EMBEDDED
-
-    options = pipeline.options.get_all_options()
-    return rest_url(options.get("flink_master") or EMBEDDED) or embedded_rest_url(
-        options.get("flink_conf_dir")
-    )
 
 
 def known_reasons(arguments: Arguments) -> Iterator[tuple[str, str]]:

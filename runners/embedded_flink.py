@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from runners.folders import state_folder
 from runners.local.ports import LOOPBACK, free_ports
 
 FILE = "flink-conf.yaml"
@@ -17,28 +18,30 @@ rest.address: {host}
 rest.bind-address: {host}
 rest.port: {port}
 metrics.fetcher.update-interval: 1000
+state.savepoints.dir: {savepoints}
 """
 
 
 def embedded_configuration() -> Path:
     """A folder for --flink_conf_dir, kept until this process ends; the port in it is a free one."""
     folder = _temporary_folder()
-    (folder / FILE).write_text(CONFIGURATION.format(host=LOOPBACK, port=next(free_ports())))
+    savepoints = (state_folder() / "savepoints").as_uri()
+    (folder / FILE).write_text(
+        CONFIGURATION.format(host=LOOPBACK, port=next(free_ports()), savepoints=savepoints)
+    )
     return folder
 
 
-def ends_with_this_process(java: Path) -> Path:
+def java_of_this_process(java: Path) -> Path:
     """A launcher of that Java whose process ends when this one does, even where this one is killed.
 
     Without it the job of a killed launcher goes on, beside the one that is started in its place. Linux alone
-    has this; elsewhere it is the Java itself.
+    has this. Ctrl+C, which a terminal sends to all processes, is left to this one, which stops the job.
     """
     setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        return java
+    command = shlex.join([setpriv, "--pdeathsig", "TERM", str(java)] if setpriv else [str(java)])
     launcher = _temporary_folder() / "java"
-    command = shlex.join([setpriv, "--pdeathsig", "TERM", str(java)])
-    launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    launcher.write_text(f"#!/bin/sh\ntrap '' INT\nexec {command} \"$@\"\n")
     launcher.chmod(0o700)
     return launcher
 

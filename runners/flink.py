@@ -12,17 +12,16 @@ import requests
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 
-from runners.embedded_flink import embedded_configuration, ends_with_this_process
+from runners.embedded_flink import embedded_configuration, java_of_this_process
 from runners.folders import state_folder
 from runners.local.errors import CannotStart
 from runners.local.jars import FLINK_VERSION, job_server_jar
 from runners.local.java import find_java
 from runners.local.web import get_json
-from runners.savepoints import rest_url
+from runners.savepoints import EMBEDDED, rest_url
 
 _LOGGER = logging.getLogger(__name__)
 
-EMBEDDED = "[local]"
 ANSWER_SECONDS = 5
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -141,7 +140,7 @@ def _job_server(given: argparse.Namespace) -> list[str]:
     if not given.job_server_java_launcher:
         java = find_java()
         flags.append(
-            f"--job_server_java_launcher={java if given.flink_master else ends_with_this_process(java)}"
+            f"--job_server_java_launcher={java if given.flink_master else java_of_this_process(java)}"
         )
     if not given.flink_job_server_jar:
         flags += [f"--flink_version={FLINK_VERSION}", f"--flink_job_server_jar={job_server_jar()}"]

@@ -8,10 +8,24 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from runners.savepoints import EMBEDDED, rest_url
 
 ANSWER_SECONDS = 3
 LONGEST_QUERY = 3000
 MEMORY = ("Heap.Used", "NonHeap.Used", "Direct.MemoryUsed")
+
+
+def flink_rest_url(options: PipelineOptions) -> str | None:
+    """The REST interface of the Flink that a job with these options runs on; None where there is none."""
+    given = options.get_all_options()
+    url = rest_url(given.get("flink_master") or EMBEDDED)
+    if url or not given.get("flink_conf_dir"):
+        return url
+    from runners.embedded_flink import embedded_rest_url  # the local services' packages are an extra
+
+    return embedded_rest_url(given["flink_conf_dir"])
 
 
 class FlinkJob:

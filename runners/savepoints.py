@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 
-INSIDE_THE_JOB_SERVER = ("[local]", "[auto]")
+EMBEDDED = "[local]"
+INSIDE_THE_JOB_SERVER = (EMBEDDED, "[auto]")
 REST_PORT = 8081
 ANSWER_SECONDS = 30
 POLL_SECONDS = 0.5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from pipelines import traffic
 from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
 from schemas.traffic import TRAFFIC
-from tests.stream_jobs import START, job, lag, messages, raw_offsets, reading, rows, send, wait_for
+from tests.stream_jobs import START, job, job_log, lag, messages, raw_offsets, reading, rows, send, wait_for
 from transforms.kafka_sink import aggregate_avro_schema
 
 
@@ -238,3 +240,20 @@ def test_a_stream_ends_with_its_launcher_also_when_that_is_killed_and_is_resumed
     with job(kafka, output, *arguments, f"--savepoint_path={last.as_uri()}"):
         wait_for(lambda: len(raw_offsets(output)) == 1800, "all windows but the last are out")
     assert raw_offsets(output) == sorted((n % 2, n // 2) for n in range(1800))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stream_that_is_stopped_says_how_it_is_resumed(stop, kafka, new_topic, tmp_path):
+    """SIGTERM comes to the launcher; Ctrl+C to all processes of the terminal."""
+    topic, output = new_topic(2), tmp_path / "out"
+    arguments = ["--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"]
+    with job(kafka, output, *arguments) as launcher:
+        send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000)])
+        wait_for(lambda: raw_offsets(output), "the first windows are out")
+        (os.kill if stop == signal.SIGTERM else os.killpg)(launcher.pid, stop)
+        assert launcher.wait(120) == 128 + stop
+    said = job_log(output).read_text()
+    (stopped,) = [line for line in said.splitlines() if line.startswith("stopped with a savepoint;")]
+    send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000, 2000)])
+    with job(kafka, output, *arguments, stopped.split()[-1]):
+        wait_for(lambda: len(raw_offsets(output)) == 1800, "all windows but the last are out")
