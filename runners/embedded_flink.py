@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from runners.folders import state_folder
@@ -32,6 +33,7 @@ def embedded_configuration() -> Path:
     return folder
 
 
+@cache
 def java_of_this_process(java: Path) -> Path:
     """A launcher of that Java whose process ends when this one does, even where this one is killed.
 
