@@ -29,7 +29,7 @@ PRODUCER = {
     "enable.idempotence": True,
     "acks": "all",
     "linger.ms": 20,
-    "compression.type": "snappy",
+    "compression.type": "lz4",
     "delivery.report.only.error": True,
     "statistics.interval.ms": 1000,
 }

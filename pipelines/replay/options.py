@@ -121,7 +121,7 @@ def _add_kafka(parser: OneLineParser) -> None:
     group.add_argument("--bootstrap_servers", metavar="HOST:PORT")
     group.add_argument("--topic", help="(default: traffic-raw, detections, air_quality.raw)")
     group.add_argument(
-        "--compression", choices=("none", "gzip", "snappy", "lz4", "zstd"), help="(default: snappy)"
+        "--compression", choices=("none", "gzip", "snappy", "lz4", "zstd"), help="(default: lz4)"
     )
     group.add_argument("--linger_ms", type=_not_negative, metavar="MS", help="(default: 10)")
     group.add_argument(

@@ -31,7 +31,7 @@ DEFAULTS: Mapping[str, object] = {
     "client.id": "replay",
     "enable.idempotence": True,
     "acks": "all",
-    "compression.type": "snappy",
+    "compression.type": "lz4",
     "linger.ms": 10,
     "retries": 5,
     "retry.backoff.ms": 100,
