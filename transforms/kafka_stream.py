@@ -143,7 +143,6 @@ class _ReadForever(beam.DoFn):
     ) -> tuple[pa.RecordBatch, list[pa.RecordBatch], Progress]:
         """(accepted readings that are in time, dead letters, the progress after them)."""
         feed, now = self.source.feed, time.time_ns() // 1000
-        records = concatenate(portion.records for portion in portions)
         readings = concatenate(portion.readings for portion in portions)
         letters = [letters for portion in portions for letters in portion.failures]
         failures = [concatenate(letters)] if letters else []
@@ -153,6 +152,7 @@ class _ReadForever(beam.DoFn):
         late = too_late(times, watermarks, self.source.window_seconds, self.source.lateness)
         allowed = too_late(times, watermarks, self.source.window_seconds, 0) & ~late
         if late.any():
+            records = concatenate(portion.records for portion in portions)
             rows = pc.is_in(records["position"], readings.filter(pa.array(late))["position"])
             closed = records.filter(rows)
             which = np.zeros(closed.num_rows, np.int32)
@@ -160,7 +160,10 @@ class _ReadForever(beam.DoFn):
             readings = readings.filter(pa.array(~late))
         for letters in failures:
             counters.add_dead_letters(letters)
-        counters.add(read=records.num_rows, bytes=records["value"].total_values_length)
+        counters.add(
+            read=sum(portion.records.num_rows for portion in portions),
+            bytes=sum(portion.records["value"].total_values_length for portion in portions),
+        )
         counters.add_to("late", {("allowed",): int(allowed.sum()), ("too_late",): int(late.sum())})
         return readings, failures, progress
 
@@ -196,7 +199,7 @@ class ReadForever(beam.PTransform):
     while the job catches up, and then has readings older than the others' newest at the broker by more than
     the lateness, finds them too late.
 
-    A partition that catches up is not read further than some 200,000 messages ahead of the slowest one
+    A partition that catches up is not read further than some 260,000 messages ahead of the slowest one
     (`transforms.alignment`), so that the state of a long catch-up is bounded too.
     """
 

@@ -11,9 +11,9 @@ from transforms.alignment import Marks
 from transforms.kafka_source import after, consume
 from transforms.partitions import Partition, connect
 
-MESSAGES = 65_536
+MESSAGES = 131_072
 PORTION = 8_192  # the objects made of so many messages stay in a processor's cache
-READ_SECONDS, WAIT_SECONDS = 0.2, 0.05
+READ_SECONDS, WAIT_SECONDS = 0.4, 0.05
 COMMIT_SECONDS, COMMIT_AGAIN_SECONDS = 1, 3600
 
 

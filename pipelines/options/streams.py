@@ -17,7 +17,7 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
         ),
         ("idle_seconds", 10, "after so long without a message a partition no longer holds windows back"),
         ("file_seconds", 3600, "event time that one file holds"),
-        ("shards", 4, "files side by side, and the most that can work at the same time"),
+        ("shards", 2, "files side by side, and the most that can work at the same time"),
     ):
         group.add_argument(
             f"--{name}", type=positive, default=default, metavar="N", help=f"{text} (default: {default})"

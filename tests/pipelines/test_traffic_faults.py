@@ -236,7 +236,7 @@ class TestAStreamGoesOn:
 
 
 RESUMED_OTHERWISE = {
-    "--shards=8": "--shards 4",
+    "--shards=8": "--shards 2",
     "--file_seconds=60": "--file_seconds 3600",
     "--window_seconds=60": "--window_seconds 300",
     "--allowed_lateness_seconds=0": "--allowed_lateness_seconds 3600",
