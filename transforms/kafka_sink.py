@@ -21,7 +21,7 @@ from transforms import counters
 from transforms.avro_messages import encode_avro
 from transforms.dead_letters import to_headers
 from transforms.json_messages import iso_8601, to_json
-from transforms.kafka_statistics import repeated_requests
+from transforms.kafka_statistics import RepeatedRequests
 
 FLUSH_SECONDS = 120
 # Idempotent: a retry inside librdkafka neither doubles nor reorders.
@@ -49,7 +49,7 @@ class _Send(beam.DoFn):
     def __init__(self, topic: str, configuration: Mapping[str, object]) -> None:
         self.topic, self.configuration = topic, configuration
         self.producer: Producer | None = None
-        self.retries = 0
+        self.repeated = RepeatedRequests()
 
     def start_bundle(self) -> None:
         self.failed: KafkaError | None = None
@@ -62,9 +62,7 @@ class _Send(beam.DoFn):
 
     def _count_retries(self, statistics: str) -> None:
         """Of what librdkafka tells while it is polled, which is within a bundle."""
-        retries = repeated_requests(statistics)
-        counters.add_to("retries", {("kafka_request",): retries - self.retries})
-        self.retries = retries
+        counters.add_to("retries", {("kafka_request",): self.repeated.note(statistics)})
 
     def send(self, messages: Sequence[dict], partition: int) -> None:
         """Hands messages of one partition over, waiting while librdkafka's queue is full."""

@@ -21,7 +21,7 @@ from pipelines.replay.dead_letters import DeadLetterFile, DeadLetterTopic
 from pipelines.replay.delivery import Delivery, Undeliverable
 from pipelines.replay.dry_run import dry_run
 from pipelines.replay.inject import Injector, Manifest
-from pipelines.replay.metrics import Latencies, ReplayMetrics, Statistics
+from pipelines.replay.metrics import Latencies, ReplayMetrics
 from pipelines.replay.pace import EventTimePace, Pace, RatePace, Unbounded
 from pipelines.replay.portions import Encode, Portion, Source, made_ahead
 from pipelines.replay.progress import shown
@@ -30,6 +30,7 @@ from pipelines.replay.stopping import Stop, stoppable
 from pipelines.replay.topics import Broker, prepare, topics_of
 from transforms.errors import UserError
 from transforms.json_messages import to_json
+from transforms.kafka_statistics import RepeatedRequests
 
 STATISTICS_EVERY_MS = 1_000
 
@@ -54,7 +55,7 @@ def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
         Broker(arguments.properties), needed, topics, arguments.create_topics, arguments.replication_factor
     )
     source = source_of(arguments, encoder(arguments))
-    accounts, latencies, statistics = ReplayAccounts(), Latencies(), Statistics()
+    accounts, latencies, repeated = ReplayAccounts(), Latencies(), RepeatedRequests()
     unusable = None
     with contextlib.ExitStack() as ending:
         ending.callback(file.close)
@@ -76,10 +77,10 @@ def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
             accounts,
             file.write,
             latencies.observe,
-            statistics.note,
+            repeated.note,
         )
         if arguments.metrics_port is not None:
-            metrics = ReplayMetrics(accounts, delivery, latencies, statistics)
+            metrics = ReplayMetrics(accounts, delivery, latencies, repeated)
             ending.enter_context(served(metrics, arguments.metrics_host, arguments.metrics_port))
         sender = Sender(
             delivery,

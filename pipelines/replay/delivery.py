@@ -64,7 +64,7 @@ class Delivery:
         accounts: ReplayAccounts,
         bury: Callable[[pa.RecordBatch], None],
         acknowledged: Callable[[int, float], None] = lambda messages, seconds: None,
-        statistics: Callable[[str], None] | None = None,
+        statistics: Callable[[str], object] | None = None,
     ) -> None:
         """`bury` gets dead letters; `acknowledged` how many messages are settled, and seconds since read."""
         self.topic, self.feed, self.accounts = topic, feed, accounts

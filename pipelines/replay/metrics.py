@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.delivery import Delivery
-from transforms.kafka_statistics import repeated_requests
+from transforms.kafka_statistics import RepeatedRequests
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 THROUGHPUT_SECONDS = 1.0
@@ -38,24 +38,14 @@ class Latencies:
         return list(zip(bounds, np.cumsum(self.counts).astype(float).tolist(), strict=True))
 
 
-class Statistics:
-    """What librdkafka's own statistics say."""
-
-    def __init__(self) -> None:
-        self.retries = 0
-
-    def note(self, text: str) -> None:
-        self.retries = max(self.retries, repeated_requests(text))
-
-
 class ReplayMetrics(Collector):
     """Collects from the accounts when it is asked; a replay that nobody watches spends nothing on it."""
 
     def __init__(
-        self, accounts: ReplayAccounts, delivery: Delivery, latencies: Latencies, statistics: Statistics
+        self, accounts: ReplayAccounts, delivery: Delivery, latencies: Latencies, repeated: RepeatedRequests
     ) -> None:
         self.accounts, self.delivery = accounts, delivery
-        self.latencies, self.statistics = latencies, statistics
+        self.latencies, self.repeated = latencies, repeated
         self._lock = threading.Lock()
         self._last = (time.monotonic(), 0)
         self._throughput = 0.0
@@ -68,7 +58,7 @@ class ReplayMetrics(Collector):
             "messages_acked": ("Messages that the broker has acknowledged.", accounts.acked),
             "retries": (
                 "Requests that were sent again, after an error or a timeout.",
-                self.statistics.retries,
+                self.repeated.total,
             ),
             "backpressure_seconds": (
                 "Time waited for room in the queue.",

@@ -149,6 +149,7 @@ def test_the_story_of_a_window_on_flink(kafka, schema_registry, new_topic, tmp_p
     arguments = ["--topic", topic, "--aggregates_topic", events, "--dead_letter_topic", dead]
     arguments += ["--aggregates_format=avro", f"--schema_registry={schema_registry.url}"]
     arguments += ["--allowed_lateness_seconds=600", "--out_of_orderness_seconds=30", "--idle_seconds=1"]
+    arguments.append("--shards=4")  # a and b are in two: those of one shard get each pane together
     with job(kafka, output, *arguments):
         on_time = [(0, reading("a", 0, 40)), (0, reading("a", 60, 60)), (0, reading("a", 60, 99)), (0, None)]
         send(
