@@ -5,6 +5,7 @@ Beam's own WriteToParquet cannot do this: its shard names depend on the run.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,14 +31,20 @@ DAY_MICROS = 86_400_000_000
 
 def with_plain_text(batch: pa.RecordBatch) -> pa.Table:
     """The batch as a file has it: dictionaries are how the job holds text, not what it means."""
-    fields = [f.with_type(pa.string()) if pa.types.is_dictionary(f.type) else f for f in batch.schema]
-    return pa.Table.from_batches([batch]).cast(pa.schema(fields))
+    return pa.Table.from_batches([batch]).cast(_plain_text(batch.schema))
+
+
+def _plain_text(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([f.with_type(pa.string()) if pa.types.is_dictionary(f.type) else f for f in schema])
 
 
 def to_parquet(batch: pa.RecordBatch) -> pa.Buffer:
     """The batch as a Parquet file: zstd, small row groups and a page index, for queries by key and time."""
-    table = with_plain_text(batch)
+    columns = [_text(each) if pa.types.is_dictionary(each.type) else each for each in batch.columns]
+    fields = [field.with_type(each.type) for field, each in zip(batch.schema, columns, strict=True)]
+    table = pa.table(columns, schema=pa.schema(fields))
     dictionaries, encodings = _encodings(table)
+    schema = _plain_text(batch.schema)  # for readers, whom the writer would tell of the job's dictionaries
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
@@ -46,9 +53,28 @@ def to_parquet(batch: pa.RecordBatch) -> pa.Buffer:
         use_dictionary=dictionaries,
         column_encoding=encodings,
         write_page_index=True,
+        write_batch_size=ROW_GROUP_ROWS,
+        store_schema=False,
     ) as writer:
+        writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(schema.serialize())})
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
+
+
+def _text(column: pa.DictionaryArray) -> pa.Array:
+    """Text that repeats with a dictionary, which need not be found anew; other text plain.
+
+    The dictionary is of the values in use, by first row: a file follows from its rows alone.
+    """
+    if not _repeats(column):
+        return column.dictionary_decode()
+    codes = column.indices.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(codes.indices, column.dictionary.take(codes.dictionary))
+
+
+def _repeats(column: pa.Array | pa.ChunkedArray) -> bool:
+    first = column.slice(0, SAMPLE_ROWS)
+    return len(first.unique()) <= len(first) / 2
 
 
 def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
@@ -61,9 +87,10 @@ def _encodings(table: pa.Table) -> tuple[list[str], dict[str, str]]:
     for name, type in zip(table.schema.names, table.schema.types, strict=True):
         if pa.types.is_int64(type) or pa.types.is_timestamp(type):
             encodings[name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_dictionary(type):
+            dictionaries.append(name)
         elif pa.types.is_string(type) or pa.types.is_floating(type):
-            first = table[name].slice(0, SAMPLE_ROWS)
-            if len(first.unique()) <= len(first) / 2:
+            if _repeats(table[name]):
                 dictionaries.append(name)
             elif pa.types.is_floating(type):
                 encodings[name] = "BYTE_STREAM_SPLIT"

@@ -127,6 +127,18 @@ def test_the_same_rows_give_the_same_bytes() -> None:
     assert to_parquet(readings.slice(10, 5)) == to_parquet(at(*range(1_000)).slice(10, 5))
 
 
+@pytest.mark.parametrize(
+    "roads", [[], [None, None], [None, "I 5", "I 5", None], ["I 5", "I 80", "I 5", "I 5"]]
+)
+def test_text_is_plain_and_of_the_rows_alone_however_the_job_holds_it(roads: list[str | None]) -> None:
+    rows: list[dict[str, Any]] = [{"road_name": road, "position": n} for n, road in enumerate(roads, 1)]
+    among_others = accepted({"road_name": "I 280"}, *rows, {"road_name": "I 880"}).slice(1, len(rows))
+    table, _ = read(among_others)
+    assert (table["road_name"].type, table["road_name"].to_pylist()) == (pa.string(), roads)
+    if rows:
+        assert to_parquet(among_others) == to_parquet(concatenate([accepted(*rows)]))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bytes_do_not_depend_on_the_order_in_which_readings_arrive(seed: int) -> None:
     rows: list[dict[str, Any]] = [
