@@ -7,7 +7,6 @@ SETTINGS = {
     "parallelism.default": "2",
     "execution.checkpointing.interval": "5 s",
     "table.local-time-zone": "UTC",
-    "table.exec.source.idle-timeout": "10 s",
     "taskmanager.memory.process.size": "3g",
 }
 READINGS = """
