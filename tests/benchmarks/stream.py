@@ -1,13 +1,15 @@
-"""`python -m tests.benchmarks.stream`: the traffic job as a stream, beside PyFlink SQL.
+"""`python -m tests.benchmarks.stream`: the traffic job as a stream, beside PyFlink SQL and Spark.
 
 A topic of 5 partitions is filled with JSON readings of 207 sensors, and then drained by this job on the
 Flink inside Beam's job server, parallelism 2, checkpoints every 5 s, raw and aggregate Parquet written; and
-by PyFlink SQL, where its packages install. Rows/s are from the start of the process to the last file, and for
-this job also from the first message read. Memory is the peak sum over all its processes, shared pages once.
+by PyFlink SQL and Spark Structured Streaming, where their packages install. Rows/s are from the start of the
+process to the last file (of a peer to its end), and for this job also from the first message read. Memory is
+the peak sum over all its processes, shared pages once.
 Of this job memory and the size of the last checkpoint are also told for each quarter of that time: 3,000,000
 readings at 30-second steps are five days of event time, and both have to stay as they are.
 
-The peer has it easier: no dead letters, duplicates, late rows, offsets, early results or percentile.
+The peers have it easier: no dead letters, duplicates, late rows, offsets, early results or percentile; and
+Spark takes the whole topic as one micro-batch, so that it makes one checkpoint where the others make many.
 
 With `--corrupt 0.01` that share of the messages is bad JSON, of wrong types, two documents or has line
 breaks; each dead letter is compared with what was sent at its offset. With `--delay` readings come at a
@@ -43,7 +45,7 @@ import pyarrow.parquet as pq
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from runners.local import KafkaBroker
-from tests.benchmarks.stream_peers import NotInstalled, environment, flink_python
+from tests.benchmarks.stream_peers import NotInstalled, environment, flink_python, spark_python
 from tests.benchmarks.stream_topic import (
     PARTITIONS,
     SENSORS,
@@ -57,6 +59,7 @@ from tests.benchmarks.stream_topic import (
 GROUP = "stream-processor-group-v2"
 ROOT = Path(__file__).parents[2]
 BATCH_SECONDS = 0.1
+PEERS = {"flink_sql": flink_python, "spark": spark_python}
 DELAY_WINDOW, DELAY_ORDER = 10, 2
 
 silent = logging.getLogger(f"{__name__}.librdkafka")
@@ -133,6 +136,11 @@ def footer_rows(output: Path, kind: str) -> int:
     return sum(pq.read_metadata(path).num_rows for path in (output / kind).rglob("*.parquet"))
 
 
+def closed_aggregates(rows: int, step_seconds: int) -> int:
+    """How many aggregates the windows have that so many readings fill to their end."""
+    return rows // SENSORS * step_seconds // WINDOW_SECONDS * SENSORS
+
+
 def committed(broker: KafkaBroker, topic: str) -> int:
     """How many messages the job's group has read."""
     consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": GROUP}, logger=silent)
@@ -157,7 +165,7 @@ def drain(
     output, log, checkpoints = folder / "job", folder / "job.log", folder / "checkpoints"
     shutil.rmtree(output, ignore_errors=True)
     state = ["--state_backend=filesystem", f"--state_backend_storage_path={checkpoints.as_uri()}"]
-    windows = (rows // SENSORS * step_seconds // WINDOW_SECONDS) * SENSORS
+    aggregates = closed_aggregates(rows, step_seconds)
     started = time.time()
     with running(job(broker, topic, output, *state), log) as process:
         growth = Growth(process.pid, checkpoints)
@@ -165,7 +173,7 @@ def drain(
         first = time.time()
         while (
             footer_rows(output, "raw") < rows - len(wrong)
-            or footer_rows(output, "processed/aggregates") < windows
+            or footer_rows(output, "processed/aggregates") < aggregates
             or footer_rows(output, "dead_letters") < len(wrong)
         ):
             assert process.poll() is None, log.read_text()[-3000:]
@@ -188,22 +196,33 @@ def drain(
     }
 
 
-def drain_by_flink_sql(broker: KafkaBroker, folder: Path, topic: str, rows: int) -> dict[str, Any]:
-    """PyFlink SQL over the same topic. NotInstalled where its packages do not install."""
-    script = str(Path(__file__).with_name("stream_in_flink_sql.py"))
-    output = folder / "flink_sql"
-    command = [str(flink_python()), script, broker.bootstrap_servers, topic, str(output)]
+def drain_by(
+    peer: str, broker: KafkaBroker, folder: Path, topic: str, rows: int, step_seconds: int
+) -> dict[str, Any]:
+    """A peer over the same topic. NotInstalled where its packages do not install."""
+    python = PEERS[peer]()
+    script = str(Path(__file__).with_name(f"stream_in_{peer}.py"))
+    output, log = folder / peer, folder / f"{peer}.log"
+    command = [str(python), script, broker.bootstrap_servers, topic, str(output)]
     started = time.time()
-    with running(command, folder / "flink_sql.log", environment()) as process:
+    with running(command, log, environment()) as process:
         growth = Growth(process.pid)
-        assert process.wait() == 0, (folder / "flink_sql.log").read_text()[-3000:]
+        assert process.wait() == 0, log.read_text()[-3000:]
         growth.ended.set()
     seconds = time.time() - started
+    due = {"raw": rows, "aggregates": closed_aggregates(rows, step_seconds)}
+    written = {table: peer_rows(output / table) for table in due}
+    assert all(written[table] >= due[table] for table in due), f"{peer} wrote {written} of {due}"
     return {
         "seconds": round(seconds, 1),
         "rows_per_second": round(rows / seconds),
         "megabytes": growth.peak,
     }
+
+
+def peer_rows(table: Path) -> int:
+    query = f"select count(*) from read_parquet('{table}/day=*/part-*')"
+    return duckdb.connect().execute(query).fetchall()[0][0]
 
 
 def send_steadily(servers: str, topic: str, rate: int, seconds: float) -> None:
@@ -281,18 +300,19 @@ def main() -> None:
 def compare(
     broker: KafkaBroker, folder: Path, rows: int, step_seconds: int, corrupt: float
 ) -> dict[str, Any]:
-    """This job, over corrupt messages too where wanted, and the peer."""
+    """This job, over corrupt messages too where wanted, and its peers."""
     topic = f"traffic-{uuid.uuid4().hex[:8]}"
     broker.create_topic(topic, PARTITIONS)
     fill(broker.bootstrap_servers, topic, rows, step_seconds)
     figures: dict[str, Any] = {"rows": rows, "step_seconds": step_seconds}
     figures["job"] = own = drain(broker, folder, topic, rows, step_seconds, {})
     print(f"job          {own}", flush=True)
-    try:
-        figures["flink_sql"] = peer = drain_by_flink_sql(broker, folder, topic, rows)
-        figures["times_flink_sql"] = round(own["rows_per_second"] / peer["rows_per_second"], 2)
-    except NotInstalled as error:
-        figures["flink_sql"] = f"not run: {error}"
+    for peer in PEERS:
+        try:
+            figures[peer] = took = drain_by(peer, broker, folder, topic, rows, step_seconds)
+            figures[f"times_{peer}"] = round(own["rows_per_second"] / took["rows_per_second"], 2)
+        except NotInstalled as error:
+            figures[peer] = f"not run: {error}"
     broker.delete_topic(topic)
     if corrupt:
         topic = f"corrupt-{uuid.uuid4().hex[:8]}"

@@ -11,6 +11,7 @@ from runners.folders import cache_folder
 from runners.local.jars import find_maven
 from runners.local.java import find_java
 
+LINE = 280  # pip and Maven go on with all that they have tried
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 FLINK = "2.3.0"
 FLINK_JARS = (
@@ -18,6 +19,13 @@ FLINK_JARS = (
     f"org.apache.flink:flink-sql-parquet:{FLINK}",
     "org.apache.hadoop:hadoop-client-api:3.4.2",
     "org.apache.hadoop:hadoop-client-runtime:3.4.2",
+)
+SPARK = "4.0.0"
+SPARK_JARS = (
+    f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK}",
+    f"org.apache.spark:spark-token-provider-kafka-0-10_2.13:{SPARK}",
+    "org.apache.kafka:kafka-clients:3.9.0",
+    "org.apache.commons:commons-pool2:2.12.0",
 )
 
 
@@ -30,17 +38,15 @@ def flink_python() -> Path:
 
     NotInstalled when pip or Maven does not find them.
     """
-    folder = cache_folder() / "peers" / f"pyflink-{FLINK}"
-    python, complete = folder / "bin" / "python", folder / "complete"
-    if not complete.exists():
-        _run(sys.executable, "-m", "venv", str(folder))
-        _run(str(python), "-m", "pip", "install", "--quiet", f"apache-flink=={FLINK}")
-        (jars,) = folder.glob("lib/python*/site-packages/pyflink/lib")
-        for coordinates in FLINK_JARS:
-            copy = [COPY, f"-Dartifact={coordinates}", f"-DoutputDirectory={jars}"]
-            _run(find_maven(), "--batch-mode", "--quiet", *copy)
-        complete.touch()
-    return python
+    return _python(f"pyflink-{FLINK}", f"apache-flink=={FLINK}", "pyflink/lib", FLINK_JARS)
+
+
+def spark_python() -> Path:
+    """The Python of an environment with PySpark and its Kafka source, made when first asked for.
+
+    NotInstalled when pip or Maven does not find them.
+    """
+    return _python(f"pyspark-{SPARK}", f"pyspark=={SPARK}", "pyspark/jars", SPARK_JARS)
 
 
 def environment() -> dict[str, str]:
@@ -49,8 +55,24 @@ def environment() -> dict[str, str]:
     return {**ours, "JAVA_HOME": str(find_java().resolve().parent.parent)}
 
 
+def _python(name: str, requirement: str, jars: str, coordinates: tuple[str, ...]) -> Path:
+    """The Python of an environment with one requirement, and more jars beside those that it brings."""
+    folder = cache_folder() / "peers" / name
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if not complete.exists():
+        _run(sys.executable, "-m", "venv", str(folder))
+        _run(str(python), "-m", "pip", "install", "--quiet", requirement)
+        (into,) = folder.glob(f"lib/python*/site-packages/{jars}")
+        for artifact in coordinates:
+            copy = [COPY, f"-Dartifact={artifact}", f"-DoutputDirectory={into}"]
+            _run(find_maven(), "--batch-mode", "--quiet", *copy)
+        complete.touch()
+    return python
+
+
 def _run(*command: str) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
-        said = (answer.stderr or answer.stdout).strip().splitlines() or ["nothing"]
-        raise NotInstalled(f"{' '.join(command[:4])} said: {said[-1]}")
+        lines = f"{answer.stdout}\n{answer.stderr}".splitlines()
+        errors = [line.partition("ERROR")[2].lstrip(":] ") for line in lines if "ERROR" in line]
+        raise NotInstalled(errors[0][:LINE] if errors else f"{' '.join(command[:4])} failed")
