@@ -70,14 +70,7 @@ def test_poison_in_a_topic_becomes_dead_letters_with_its_bytes_and_offsets(kafka
 def test_another_start_does_not_delete_what_the_topic_gave_before(kafka, new_topic, tmp_path):
     topic = new_topic(1)
     send(kafka, topic, [(0, reading("a", 0)), (0, reading("a", 86_400))])
-    source = [
-        "--topic",
-        topic,
-        "--bootstrap_servers",
-        kafka.bootstrap_servers,
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers, f"--output={tmp_path}/out"]
     assert traffic.main(source) == 0
     assert traffic.main([*source, "--start", "latest"]) == 0
     assert [row[0] for row in rows(tmp_path / "out", "raw", "position")] == [0, 1]
@@ -88,14 +81,7 @@ def test_a_stream_is_refused_an_output_that_holds_the_results_of_another_run(
 ):
     topic = new_topic(1)
     send(kafka, topic, [(0, reading("a", 0))])
-    source = [
-        "--topic",
-        topic,
-        "--bootstrap_servers",
-        kafka.bootstrap_servers,
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    source = ["--topic", topic, "--bootstrap_servers", kafka.bootstrap_servers, f"--output={tmp_path}/out"]
     assert traffic.main(source) == 0
     assert traffic.main([*source, "--runner", "FlinkRunner"]) == 2
     assert "resume that with --savepoint_path" in capfd.readouterr().err
