@@ -128,7 +128,8 @@ def day(output: Path, kind: str) -> list[str]:
     return sorted(path.name for path in (output / kind / "year=2012/month=03/day=01").glob("*.parquet"))
 
 
-COMPACTED = [f"traffic-compacted-{shard:03d}.parquet" for shard in range(4)]
+SHARDS = 4
+COMPACTED = [f"traffic-compacted-{shard:03d}.parquet" for shard in range(SHARDS)]
 DAY_SECONDS, STEP_SECONDS = 86_400, 150
 
 
@@ -151,13 +152,14 @@ def test_days_of_a_running_stream_are_compacted_and_its_late_rows_and_restarts_g
     ]
     command = [sys.executable, "-m", "pipelines.compact", "traffic", "--output", str(output)]
     command.append("--allowed_lateness_seconds=0")  # less than the job's: its late rows come to closed days
-    arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--allowed_lateness_seconds=200000"]
+    arguments = ["--topic", topic, f"--shards={SHARDS}", "--out_of_orderness_seconds=30"]
+    arguments.append("--allowed_lateness_seconds=200000")
     with job_on_cluster(flink_cluster, kafka, output, *arguments), polling(output) as found:
         send(kafka, topic, sent)
         closed = len(sensors) * (DAY_SECONDS + 2 * 3600) // 300
         wait_for(lambda: len(rows(output, "processed/aggregates", "1")) >= closed, "a day and two hours", 180)
-        wait_for(lambda: len(day(output, "raw")) > 4 * 23, "the day's readings are written")
-        assert len(day(output, "raw")) <= 4 * 24
+        wait_for(lambda: len(day(output, "raw")) > SHARDS * 23, "the day's readings are written")
+        assert len(day(output, "raw")) <= SHARDS * 24
         with subprocess.Popen(command, cwd=ROOT) as killed:
             while not list(output.glob(".compacting/raw/*/*/*/*/*.parquet")):
                 assert killed.poll() is None
