@@ -268,8 +268,8 @@ def measure_delay(broker: KafkaBroker, folder: Path, rate: int, seconds: float) 
     return {
         "rate": rate,
         "aggregates": len(delays),
-        "p50_seconds": round(half, 2),
-        "p99_seconds": round(most, 2),
+        "p50_seconds": round(float(half), 2),
+        "p99_seconds": round(float(most), 2),
     }
 
 
