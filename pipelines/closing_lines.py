@@ -49,6 +49,7 @@ def unlike(summary: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[
 
 
 def losses(result: PipelineResult, summary: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each step that lost rows; see `transforms.counters.losses`."""
     written = {name: summary[name] for name in ("accepted", "duplicates", "aggregated")}
     dead_letters = sum(summary["dead_letters"].values())
     return counters.losses(counters.counted(result) | written | {"dead_letters": dead_letters})

@@ -49,7 +49,7 @@ def health_watched(arguments: Arguments, pipeline: beam.Pipeline) -> Iterator[No
     if arguments.feed.health is None:
         yield
         return
-    watch = HealthWatch(arguments.feed.name, arguments.feed.health, figures_of(pipeline))
+    watch = HealthWatch(arguments.feed.name, arguments.feed.health, figures_of(arguments, pipeline))
 
     def run(ended: threading.Event) -> None:
         while not ended.wait(LOOK_SECONDS):

@@ -47,7 +47,8 @@ def refuse_other_output(arguments: Arguments) -> None:
             "resume with the --output it was started with"
         )
     started, now = read_json(path), _fixed(arguments)
-    if changed := [name for name in FIXED if started[name] != now[name]]:
+    # What an older version did not write down is not known to have changed.
+    if changed := [name for name in FIXED if name in started and started[name] != now[name]]:
         given = " ".join(f"{FIXED[name]} {_text(started[name])}" for name in changed)
         raise UserError(
             f"{path}: this stream was started with {given}, and another would double or lose rows; "
@@ -66,9 +67,9 @@ def _path(arguments: Arguments) -> str:
 
 
 def _fixed(arguments: Arguments) -> dict[str, object]:
-    of_feed = {"fill_seconds": arguments.feed.fill_seconds}
-    others = {name: getattr(arguments, name) for name in FIXED.keys() - of_feed}
-    return {**others, **of_feed, "topics": sorted(arguments.topics)}
+    derived = {"fill_seconds": arguments.feed.fill_seconds, "topics": sorted(arguments.topics)}
+    given = {**vars(arguments), **derived}
+    return {name: given[name] for name in FIXED}
 
 
 def _text(value: int | Sequence[str]) -> str:

@@ -50,20 +50,23 @@ def _metrics(arguments: Arguments, pipeline: beam.Pipeline) -> JobMetrics:
 
         topics = find_topics(arguments.topics, arguments.kafka, arguments.start)
         observers.append(ConsumerLag(topics, arguments.kafka, commits=arguments.streaming).observe)
-    if url := flink_rest_url(pipeline.options):
-        job = FlinkJob(url, pipeline.options.get_all_options()["job_name"])
+    if job := _flink_job(arguments, pipeline):
         flink = FlinkFigures(job)
         read = flink.read
         observers.append(flink.observe)
     return JobMetrics(arguments.feed, arguments.window_seconds, read, known_reasons(arguments), observers)
 
 
-def figures_of(pipeline: beam.Pipeline) -> Callable[[], Mapping[str, int]]:
+def figures_of(arguments: Arguments, pipeline: beam.Pipeline) -> Callable[[], Mapping[str, int]]:
     """What reads the counters of the run: Flink's, of all its workers, or those of this process."""
-    url = flink_rest_url(pipeline.options)
-    if url is None:
-        return live.figures
-    return FlinkFigures(FlinkJob(url, pipeline.options.get_all_options()["job_name"])).read
+    job = _flink_job(arguments, pipeline)
+    return FlinkFigures(job).read if job else live.figures
+
+
+def _flink_job(arguments: Arguments, pipeline: beam.Pipeline) -> FlinkJob | None:
+    """The job as Flink tells of it; None where that is not known, or it is no Flink, whatever its flags."""
+    url = flink_rest_url(pipeline.options) if arguments.runner == "FlinkRunner" else None
+    return FlinkJob(url, pipeline.options.get_all_options()["job_name"]) if url else None
 
 
 def known_reasons(arguments: Arguments) -> Iterator[tuple[str, str]]:

@@ -117,7 +117,7 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     if here:
         defaults.append("--environment_type=LOOPBACK")
     if not given.job_endpoint:
-        defaults += [f"--flink_master={EMBEDDED}", *_job_server(given)]
+        defaults += [f"--flink_master={EMBEDDED}", *_job_server(given, embedded=address == EMBEDDED)]
     if streaming:
         defaults += ["--streaming", *STREAMING]
         if here:
@@ -133,15 +133,13 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     return [flag for flag in defaults if _name(flag) not in said]
 
 
-def _job_server(given: argparse.Namespace) -> list[str]:
+def _job_server(given: argparse.Namespace, *, embedded: bool) -> list[str]:
     """Beam starts its job server itself, from these."""
     properties = [*JVM, *(f"-Dorg.slf4j.simpleLogger.{quiet}" for quiet in QUIET)]
     flags = [f"--job_server_jvm_properties={each}" for each in properties]
     if not given.job_server_java_launcher:
-        java = find_java()
-        flags.append(
-            f"--job_server_java_launcher={java if given.flink_master else java_of_this_process(java)}"
-        )
+        java = java_of_this_process(find_java()) if embedded else find_java()
+        flags.append(f"--job_server_java_launcher={java}")
     if not given.flink_job_server_jar:
         flags += [f"--flink_version={FLINK_VERSION}", f"--flink_job_server_jar={job_server_jar()}"]
     return flags

@@ -118,7 +118,8 @@ class _ReadForever(beam.DoFn):
             progress = self._follow(progress, partition, reader.end)
         if progress.watermark != NOTHING:
             counters.gauge("watermark", progress.watermark, partition.topic, str(partition.number))
-        counters.gauge("worker_memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes, on macOS
+        counters.gauge("worker_memory", kilobytes * 1024)
         reader.commit(self.alignment.note(progress.watermark, reader.caught_up))
         self.readers.give_back(reader)
         place.write((partition, reader.place, progress))
@@ -144,8 +145,8 @@ class _ReadForever(beam.DoFn):
         """(accepted readings that are in time, dead letters, the progress after them)."""
         feed, now = self.source.feed, time.time_ns() // 1000
         readings = concatenate(portion.readings for portion in portions)
-        letters = [letters for portion in portions for letters in portion.failures]
-        failures = [concatenate(letters)] if letters else []
+        failed = [letters for portion in portions for letters in portion.failures]
+        failures = [concatenate(failed)] if failed else []
         times = event_times(readings, feed)
         watermarks, progress = advance(progress, times, self.source.out_of_orderness * MICROS)
         counters.newest_event(readings, feed)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import fastavro
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
@@ -19,6 +16,7 @@ from runners.local import KafkaBroker, SchemaRegistry
 from schemas.air_quality import AIR_QUALITY
 from tests.pipelines.test_air_quality import UCI, uci_file
 from tests.stream_jobs import job, job_log, messages, rows, wait_for
+from tests.transforms.test_kafka_sink import decode_avro
 from transforms.batches import concatenate
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
@@ -159,13 +157,6 @@ def test_a_stream_says_that_it_is_unhealthy_and_fills_a_clean_topic_of_avro(
     assert {row["benzene_ug_m3"] for row in clean} == {9.0}
     assert {row["temperature_celsius_origin"] for row in clean} == {"observed", "forward", "backward"}
     assert None not in {row["temperature_celsius"] for row in clean}
-
-
-def decode_avro(registry: SchemaRegistryClient, value: bytes) -> Any:
-    schema = registry.schema(int.from_bytes(value[1:5]))
-    assert value[0] == 0
-    assert schema
-    return fastavro.schemaless_reader(io.BytesIO(value[5:]), fastavro.parse_schema(schema))
 
 
 def test_messages_of_an_aborted_transaction_are_not_read(

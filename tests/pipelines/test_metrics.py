@@ -14,11 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines import air_quality, traffic
+from pipelines.arguments import parse_arguments
 from pipelines.consumer_lag import ConsumerLag
 from pipelines.metrics import JobMetrics, by_name
 from pipelines.sample.traffic import write_sample
+from pipelines.watched import figures_of
 from runners.local.ports import free_ports
 from runners.local.waiting import wait_until
+from runners.options import new_pipeline
 from schemas.air_quality import AIR_QUALITY
 from schemas.metrics import METRICS, PREFIX
 from schemas.traffic import TRAFFIC
@@ -124,6 +127,12 @@ def test_the_lag_of_a_run_to_the_topics_ends_is_what_has_come_since(kafka, new_t
     assert seen["partition_end_offset"] == {(topic, "0"): 50, (topic, "1"): 57}
     assert seen["reachable"] == {("broker",): 1}
     assert served_now().total("records_read_total") == 100
+
+
+def test_a_run_that_is_not_on_flink_counts_for_itself_whatever_flags_of_flink_are_left(sample):
+    arguments = parse_arguments(TRAFFIC, [*sample, "--flink_master=127.0.0.1:1"])
+    pipeline = new_pipeline(arguments.runner, arguments.beam_flags, arguments.streaming)
+    assert figures_of(arguments, pipeline) == live.figures
 
 
 def test_a_taken_port_is_one_line_and_the_output_is_left_as_it_was(sample, tmp_path, capfd):

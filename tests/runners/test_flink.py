@@ -86,6 +86,18 @@ def test_flink_on_this_machine_runs_the_python_code_in_this_process(here: str) -
 
 
 @pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize(
+    ("given", "ends_with_us"),
+    [([], True), (["--flink_master=[local]"], True), (["--flink_master=a:1"], False)],
+)
+def test_a_flink_inside_the_job_server_ends_with_this_process_however_it_was_asked_for(
+    given: list[str], ends_with_us: bool
+) -> None:
+    java = value(flink.flink_defaults(given, streaming=True), "--job_server_java_launcher")
+    assert (java != "java") is ends_with_us
+
+
+@pytest.mark.usefixtures("fetched")
 def test_a_cluster_elsewhere_keeps_its_own_workers_and_its_own_place_for_checkpoints() -> None:
     flags = flink.flink_options(["--flink_master=flink.example:8081"], streaming=True)
     assert value(flags, "--environment_type") is None
