@@ -208,39 +208,44 @@ def test_a_lone_event_time_far_ahead_does_not_make_the_others_late(kafka, new_to
         assert not rows(output, "dead_letters")
 
 
-def test_a_stream_ends_with_its_launcher_also_when_that_is_killed_and_is_resumed(kafka, new_topic, tmp_path):
-    if shutil.which("setpriv") is None:
-        pytest.skip("setpriv, of util-linux, is needed")
+def test_a_stream_ends_with_its_launcher_and_is_resumed(kafka, new_topic, tmp_path):
+    """By Ctrl+C, to all processes of the terminal; by SIGTERM, to the launcher alone; by a kill."""
     topic, output, checkpoints = new_topic(2), tmp_path / "out", tmp_path / "checkpoints"
     arguments = ["--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"]
     arguments.append(f"--state_backend_storage_path={checkpoints.as_uri()}")
+
+    def read(first: int, end: int, closed: int) -> None:
+        """Sends a second's reading after the other, and waits for those of all windows but the last."""
+        send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(first, end)])
+        wait_for(lambda: len(raw_offsets(output)) == closed, "all windows but the last are out")
+        assert raw_offsets(output) == sorted((n % 2, n // 2) for n in range(closed))
+
+    def stopped() -> str:
+        """The option that resumes it, as it said last."""
+        said = [line for line in job_log(output).read_text().splitlines() if line.startswith("stopped with")]
+        assert said[-1].startswith("stopped with a savepoint;")
+        return said[-1].split()[-1]
+
     with job(kafka, output, *arguments) as launcher:
-        send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000)])
-        wait_for(lambda: raw_offsets(output), "the first windows are out")
+        read(0, 1000, closed=900)
+        os.killpg(launcher.pid, signal.SIGINT)
+        assert launcher.wait(120) == 128 + signal.SIGINT
+    by_ctrl_c = stopped()
+    with job(kafka, output, *arguments, by_ctrl_c) as launcher:
+        read(1000, 2000, closed=1800)
+        launcher.terminate()
+        assert launcher.wait(120) == 128 + signal.SIGTERM
+    by_sigterm = stopped()
+    assert by_sigterm != by_ctrl_c
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv, of util-linux, is needed")
+    with job(kafka, output, *arguments, by_sigterm) as launcher:
+        read(2000, 3000, closed=2700)
         wait_for(lambda: list(checkpoints.glob("*/chk-*/_metadata")), "a checkpoint is there")
         started = psutil.Process(launcher.pid).children(recursive=True)
         launcher.kill()
         gone, alive = psutil.wait_procs(started, 30)
         assert gone and not alive
     last = max(checkpoints.glob("*/chk-*/_metadata"), key=lambda path: path.stat().st_mtime).parent
-    send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000, 2000)])
     with job(kafka, output, *arguments, f"--savepoint_path={last.as_uri()}"):
-        wait_for(lambda: len(raw_offsets(output)) == 1800, "all windows but the last are out")
-    assert raw_offsets(output) == sorted((n % 2, n // 2) for n in range(1800))
-
-
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_stream_that_is_stopped_says_how_it_is_resumed(stop, kafka, new_topic, tmp_path):
-    """SIGTERM comes to the launcher; Ctrl+C to all processes of the terminal."""
-    topic, output = new_topic(2), tmp_path / "out"
-    arguments = ["--topic", topic, "--idle_seconds=1", "--out_of_orderness_seconds=30"]
-    with job(kafka, output, *arguments) as launcher:
-        send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000)])
-        wait_for(lambda: raw_offsets(output), "the first windows are out")
-        (os.kill if stop == signal.SIGTERM else os.killpg)(launcher.pid, stop)
-        assert launcher.wait(120) == 128 + stop
-    said = job_log(output).read_text()
-    (stopped,) = [line for line in said.splitlines() if line.startswith("stopped with a savepoint;")]
-    send(kafka, topic, [(n % 2, reading(f"s{n % 2}", n)) for n in range(1000, 2000)])
-    with job(kafka, output, *arguments, stopped.split()[-1]):
-        wait_for(lambda: len(raw_offsets(output)) == 1800, "all windows but the last are out")
+        read(3000, 4000, closed=3900)
