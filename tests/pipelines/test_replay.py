@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -292,11 +293,16 @@ def test_no_more_than_max_messages_and_only_what_was_sent_counts_as_read(
 def test_the_rate_is_kept_within_5_percent(
     replay: Replay, kafka: KafkaBroker, topic: str, tmp_path: Path, rate: int
 ) -> None:
+    """Another rate by 5 % is late by 0.1 s in the median of 4 s, and so are messages in bursts of 0.2 s."""
     assert replay(topic, readings(tmp_path / "a.csv", 4 * rate), rate=rate) == 0
     stamps = handed_over_at(kafka, topic, 4 * rate)
-    assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) == pytest.approx(rate, rel=0.05)
-    second = stamps[3 * rate] - stamps[2 * rate]
-    assert second == pytest.approx(1, rel=0.15), "also in its middle, not only on the whole"
+    assert usual_lateness(stamps, np.arange(4 * rate) / rate) < 0.1
+
+
+def usual_lateness(stamps: Sequence[float], due: np.ndarray) -> float:
+    """The median, beside the earliest: a machine that is busy holds some up, a wrong pace all but a few."""
+    late = np.asarray(stamps) - due
+    return float(np.median(late - late.min()))
 
 
 def handed_over_at(broker: KafkaBroker, topic: str, messages: int) -> list[float]:
@@ -320,9 +326,7 @@ def test_the_speedup_follows_the_event_times(
     file = readings(tmp_path / "a.csv", 110, sensors=10)
     assert replay(topic, file, speedup=120, linger_ms=0) == 0
     stamps = handed_over_at(kafka, topic, 110)
-    since = [stamp - stamps[0] for stamp in stamps]
-    assert since == pytest.approx([row // 10 * 0.25 for row in range(110)], abs=0.12)
-    assert since[-1] == pytest.approx(2.5, rel=0.05)
+    assert usual_lateness(stamps, np.arange(110) // 10 * 0.25) < 0.05
 
 
 def test_shifted_to_now_the_first_event_happens_now_and_loops_follow_on(
