@@ -234,6 +234,14 @@ class TestAStreamGoesOn:
                 stream.produced.send()
             ballast.unlink()
 
+    def test_beside_another_stream_of_its_topic(self, stream, flink_cluster, kafka, tmp_path):
+        """One begins after the other; they share the group, whose offsets are for lag monitors alone."""
+        since, produced, outputs = time.monotonic(), stream.produced, [stream.output, tmp_path / "second"]
+        with job_on_cluster(flink_cluster, kafka, outputs[1], "--topic", produced.topic, *SOURCE):
+            produced.send()
+            for output in outputs:
+                produced.wait_until_complete(output, f"two streams, {output.name}", since)
+
 
 RESUMED_OTHERWISE = {
     "--shards=8": "--shards 2",
@@ -316,20 +324,6 @@ def assert_state_stays_as_it_is(idle: ClusterJob) -> None:
 
 def errors(log: str) -> list[str]:
     return [line for line in log.splitlines() if line.startswith("error:") or " ERROR " in line]
-
-
-def test_two_streams_of_one_topic_are_both_complete(flink_cluster, kafka, produced, tmp_path):
-    """One begins after the other; they share the group, whose offsets are for lag monitors alone."""
-    outputs = [tmp_path / "first", tmp_path / "second"]
-    arguments = ["--topic", produced.topic, *SOURCE]
-    produced.send()
-    with job_on_cluster(flink_cluster, kafka, outputs[0], *arguments):
-        wait_for(lambda: raw_offsets(outputs[0]), "the first is at work", RECOVERY_SECONDS)
-        since = time.monotonic()
-        with job_on_cluster(flink_cluster, kafka, outputs[1], *arguments):
-            produced.send()
-            for output in outputs:
-                produced.wait_until_complete(output, f"two streams, the {output.name}", since)
 
 
 AVRO = {
