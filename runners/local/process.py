@@ -67,10 +67,10 @@ class ServerProcess:
 
     def wait_until_ready(self) -> None:
         within = self.program.ready_within
-        wait_until(lambda: self.program.ready() or not self.running, within=within)
+        ready = wait_until(lambda: self.program.ready() or not self.running, within=within)
         if not self.running:
             raise CannotStart(f"{self.name} ended while it started; {self._log_tail()}")
-        if not self.program.ready():
+        if not ready:
             raise CannotStart(f"{self.name} was not ready after {within:.0f} s; {self._log_tail()}")
 
     def ready(self) -> bool:

@@ -226,6 +226,16 @@ def test_a_program_that_dies_at_start_shows_the_end_of_its_log(tmp_path: Path) -
     assert "No module named no_such_module" in str(told.value)
 
 
+def test_a_program_that_has_answered_once_is_ready(tmp_path: Path) -> None:
+    """A broker that sends its clients to a wrong address may not answer them again."""
+    answers = iter([True])
+    server = ServerProcess(
+        program("http.server", "0", "--bind", LOOPBACK, ready=lambda: next(answers, False)), tmp_path
+    )
+    server.start()
+    server.kill()
+
+
 def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import pathlib, signal\n"
