@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from multiprocessing import set_forkserver_preload
 
 import apache_beam as beam
 import grpc
@@ -31,6 +32,7 @@ def run_stream(arguments: Arguments) -> int:
     from pipelines.stream import build_stream  # Kafka's packages are an extra
 
     refuse_other_output(arguments)
+    set_forkserver_preload(["runners.worker_pool", "pipelines.stream"])  # what a worker runs
     pipeline = new_pipeline(arguments.runner, arguments.beam_flags, arguments.streaming)
     build_stream(pipeline, arguments)
     record(arguments)

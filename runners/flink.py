@@ -2,10 +2,7 @@
 
 import argparse
 import logging
-import os
 import socket
-import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -19,6 +16,7 @@ from runners.local.jars import FLINK_VERSION, job_server_jar
 from runners.local.java import find_java
 from runners.local.web import get_json
 from runners.savepoints import EMBEDDED, rest_url
+from runners.worker_pool import start_worker_pool
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -39,8 +37,8 @@ STREAMING = (
     # A partition is read once in each bundle, and a window that has closed waits for a bundle's end.
     "--max_bundle_time_mills=250",
 )
-# Without it all workers are threads of the launcher, and share one core.
-PROCESSES = "--experiments=use_loopback_process_worker=True"
+# Without it Beam starts pip to list what is installed here, for a log that no worker on this machine writes.
+NO_LIST_OF_PACKAGES = "--experiments=disable_logging_submission_environment"
 PARALLELISM = 2
 # Beam deals processes out to a job's tasks in the order in which these start. With one for each slot, two
 # tasks that read shared a process, and so a core, as often as not.
@@ -70,16 +68,7 @@ def flink_options(user_flags: list[str], *, streaming: bool) -> list[str]:
     """Defaults and then the user's flags; says in the log what was set by default."""
     defaults = flink_defaults(user_flags, streaming=streaming)
     _LOGGER.info("on Flink, set by default: %s", " ".join(defaults))
-    _have_workers_run_this_python()
     return [*defaults, *user_flags]
-
-
-def _have_workers_run_this_python() -> None:
-    """Beam starts a plain `python` for each worker: it is to be this one, and to find the same modules."""
-    here = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
-    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    logging.getLogger("apache_beam.runners.worker.worker_pool_main").setLevel(logging.ERROR)  # tells of each
 
 
 def refuse_unreachable(user_flags: list[str]) -> None:
@@ -115,13 +104,13 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
     address = given.job_endpoint or given.flink_master or EMBEDDED
     here = address in MAGIC_HOST_NAMES or _host(address) in LOOPBACK_HOSTS
     if here:
-        defaults.append("--environment_type=LOOPBACK")
+        defaults += [NO_LIST_OF_PACKAGES, *_workers(given, streaming)]
     if not given.job_endpoint:
         defaults += [f"--flink_master={EMBEDDED}", *_job_server(given, embedded=address == EMBEDDED)]
     if streaming:
         defaults += ["--streaming", *STREAMING]
         if here:
-            defaults += [PROCESSES, f"--sdk_worker_parallelism={PROCESSES_PER_SLOT * given.parallelism}"]
+            defaults.append(f"--sdk_worker_parallelism={PROCESSES_PER_SLOT * given.parallelism}")
         if here and not given.job_endpoint:
             # By default checkpoints stay in memory, and one past 5 MiB makes the job fail over and over.
             # A cluster elsewhere, and a job server started with a configuration, have a place of their own.
@@ -131,6 +120,16 @@ def flink_defaults(user_flags: list[str], *, streaming: bool) -> list[str]:
             defaults.append(f"--flink_conf_dir={embedded_configuration()}")
     said = {_name(flag) for flag in user_flags} - {"--experiments"}  # of these there may be several
     return [flag for flag in defaults if _name(flag) not in said]
+
+
+def _workers(given: argparse.Namespace, streaming: bool) -> list[str]:
+    """Threads of this process for a batch; for a stream processes, as threads would share one core."""
+    if given.environment_type:
+        return []
+    if not streaming:
+        return ["--environment_type=LOOPBACK"]
+    pool = start_worker_pool(given.max_cache_memory_usage_mb << 20)
+    return ["--environment_type=EXTERNAL", f"--environment_config={pool}"]
 
 
 def _job_server(given: argparse.Namespace, *, embedded: bool) -> list[str]:
@@ -149,7 +148,9 @@ def _given(user_flags: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for flag in ("--flink_master", "--job_endpoint", "--flink_job_server_jar", "--job_server_java_launcher"):
         parser.add_argument(flag)
+    parser.add_argument("--environment_type")
     parser.add_argument("--parallelism", type=int, default=PARALLELISM)
+    parser.add_argument("--max_cache_memory_usage_mb", type=int, default=0)
     given, _ = parser.parse_known_args(user_flags)
     return given
 

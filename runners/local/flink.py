@@ -112,7 +112,7 @@ class FlinkCluster(Service):
         if self._worker_pool:
             workers = f"{LOOPBACK}:{self.ports['workers']}"
             return [*submit, "--environment_type=EXTERNAL", f"--environment_config={workers}"]
-        return [*submit, "--environment_type=LOOPBACK"]
+        return submit
 
     def registered_task_managers(self) -> list[str]:
         """The names of the TaskManagers the JobManager knows."""

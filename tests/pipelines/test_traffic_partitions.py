@@ -36,10 +36,7 @@ def test_partitions_added_to_a_topic_are_read_and_lag_is_0_once_caught_up(
 ):
     topic, output = new_topic(2), tmp_path / "out"
     arguments = ["--topic", topic, "--out_of_orderness_seconds=30", "--idle_seconds=1"]
-    arguments += [
-        "--environment_type=LOOPBACK",
-        f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}",
-    ]
+    arguments.append(f"--flink_master={flink_cluster.rest_url.removeprefix('http://')}")
     sent = 0
 
     def send_to(partitions: int, first: int, last: int) -> None:

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from runners import flink
 from runners.embedded_flink import embedded_configuration, embedded_rest_url
 from runners.local import FlinkCluster, KafkaBroker
+from runners.local.ports import accepts_connections
 from runners.local.waiting import wait_until
 from runners.options import UnusableRunner, pipeline_options
 from tests.services import require_maven
@@ -68,20 +69,30 @@ def test_a_stream_gets_checkpoints_that_outlive_it() -> None:
 
 
 @pytest.mark.usefixtures("fetched")
+def test_a_stream_s_workers_are_processes_and_a_batch_s_are_threads() -> None:
+    stream = flink.flink_options([], streaming=True)
+    assert value(stream, "--environment_type") == "EXTERNAL"
+    host, _, port = str(value(stream, "--environment_config")).partition(":")
+    assert accepts_connections(int(port)), "there the pool of workers listens"
+    assert host == "127.0.0.1"
+    batch = flink.flink_options([], streaming=False)
+    assert (value(batch, "--environment_type"), value(batch, "--environment_config")) == ("LOOPBACK", None)
+
+
+@pytest.mark.usefixtures("fetched")
 def test_the_users_flags_win() -> None:
     mine = ["--parallelism=8", "--environment_type", "EXTERNAL", "--flink_job_server_jar=mine.jar"]
     defaults = flink.flink_defaults(mine, streaming=True)
-    assert not {"--parallelism", "--environment_type", "--flink_job_server_jar"} & {
-        flag.partition("=")[0] for flag in defaults
-    }
+    told = "--parallelism", "--environment_type", "--environment_config", "--flink_job_server_jar"
+    assert not set(told) & {flag.partition("=")[0] for flag in defaults}
     assert flink.flink_options(mine, streaming=True) == [*defaults, *mine]
 
 
 @pytest.mark.usefixtures("fetched")
 @pytest.mark.parametrize("here", ["127.0.0.1:8081", "http://localhost:8081", "[auto]"])
-def test_flink_on_this_machine_runs_the_python_code_in_this_process(here: str) -> None:
+def test_flink_on_this_machine_has_its_python_workers_from_this_process(here: str) -> None:
     flags = flink.flink_options([f"--flink_master={here}"], streaming=True)
-    assert value(flags, "--environment_type") == "LOOPBACK"
+    assert str(value(flags, "--environment_config")).startswith("127.0.0.1:")
     assert value(flags, "--state_backend") == "filesystem"
 
 
@@ -110,14 +121,14 @@ def test_a_running_job_server_needs_no_jar_and_no_java(monkeypatch: pytest.Monke
     monkeypatch.delattr(flink, "find_java")
     flags = flink.flink_options(["--job_endpoint=localhost:8099"], streaming=True)
     assert value(flags, "--flink_master") is None
-    assert value(flags, "--environment_type") == "LOOPBACK"
+    assert value(flags, "--environment_type") == "EXTERNAL"
 
 
 @pytest.mark.usefixtures("fetched")
 def test_what_is_set_by_default_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         flink.flink_options(["--parallelism=8"], streaming=False)
-    assert "on Flink, set by default: --environment_type=LOOPBACK" in caplog.text
+    assert f"on Flink, set by default: {flink.NO_LIST_OF_PACKAGES} --environment_type=LOOPBACK" in caplog.text
     assert "--parallelism" not in caplog.text
 
 
