@@ -1,32 +1,14 @@
-"""Flink's options; a batch job inside the job server, and a stream from Kafka on a session cluster."""
+"""Flink's options."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import apache_beam as beam
 import pytest
-from apache_beam import coders
-from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
-from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
-from apache_beam.utils.timestamp import Duration, Timestamp
-from confluent_kafka import Consumer, Producer, TopicPartition
 
 from runners import flink
 from runners.embedded_flink import embedded_configuration, embedded_rest_url
-from runners.local import FlinkCluster, KafkaBroker
+from runners.local import KafkaBroker
 from runners.local.ports import accepts_connections
-from runners.local.waiting import wait_until
 from runners.options import UnusableRunner, pipeline_options
-from tests.services import require_maven
-
-# Beam's threads end with the error that their peer, which has done its work, went away.
-beam_threads_die_with_the_job = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
-)
 
 
 @pytest.fixture
@@ -141,126 +123,3 @@ def test_where_nothing_answers_no_job_is_sent(flag: str) -> None:
 def test_what_answers_has_to_be_flink(kafka: KafkaBroker) -> None:
     with pytest.raises(UnusableRunner, match="where its REST interface should be"):
         pipeline_options("FlinkRunner", [f"--flink_master={kafka.bootstrap_servers}"])
-
-
-@beam_threads_die_with_the_job
-def test_words_are_counted_on_flink_inside_the_job_server() -> None:
-    require_maven()
-    options = PipelineOptions(flink.flink_options(["--runner=FlinkRunner"], streaming=False))
-    with beam.Pipeline(options=options) as pipeline:
-        words = pipeline | beam.Create([("a", 1), ("b", 2), ("a", 3)])
-        counts = words | beam.GroupByKey() | beam.MapTuple(lambda word, counts: (word, sum(counts)))
-        assert_that(counts, equal_to([("a", 4), ("b", 2)]))
-
-
-class UnboundedOffsets(OffsetRestrictionTracker):
-    def is_bounded(self) -> bool:
-        return False
-
-
-class OffsetsFromStart(beam.transforms.core.RestrictionProvider):
-    def initial_restriction(self, element: Any) -> OffsetRange:
-        return OffsetRange(0, 2**63 - 1)
-
-    def create_tracker(self, restriction: OffsetRange) -> UnboundedOffsets:
-        return UnboundedOffsets(restriction)
-
-    def restriction_size(self, element: Any, restriction: OffsetRange) -> float:
-        return 1.0
-
-    def restriction_coder(self) -> coders.Coder:
-        return coders.PickleCoder()
-
-
-RESTRICTION = beam.DoFn.RestrictionParam(OffsetsFromStart())
-WATERMARK = beam.DoFn.WatermarkEstimatorParam(ManualWatermarkEstimator.default_provider())
-NEW_YEAR = 1_325_376_000
-
-
-class ReadTopic(beam.DoFn):
-    """The messages of a topic of one partition, each at the time its producer gave it."""
-
-    def __init__(self, servers: str) -> None:
-        self.servers = servers
-
-    @beam.DoFn.unbounded_per_element()
-    def process(
-        self, topic: str, tracker: Any = RESTRICTION, watermark: Any = WATERMARK
-    ) -> Iterable[TimestampedValue]:
-        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "test"})
-        consumer.assign([TopicPartition(topic, 0, tracker.current_restriction().start)])
-        for message in consumer.consume(100, timeout=1):
-            if not tracker.try_claim(message.offset()):
-                return
-            at = Timestamp(message.timestamp()[1] / 1000)
-            yield TimestampedValue(("all", message.value()), at)
-            watermark.set_watermark(at)
-        consumer.close()
-        tracker.defer_remainder(Duration(seconds=0.5))
-
-
-class SendCounts(beam.DoFn):
-    def __init__(self, servers: str, topic: str) -> None:
-        self.servers, self.topic = servers, topic
-
-    def process(
-        self, group: tuple[str, Iterable[bytes]], window: Any = beam.DoFn.WindowParam
-    ) -> Iterator[None]:
-        producer = Producer({"bootstrap.servers": self.servers})
-        if count := len(list(group[1])):  # an empty pane follows the end of every window
-            producer.produce(self.topic, f"{int(window.start)} {count}".encode())
-        producer.flush()
-        yield from ()
-
-
-def send_seconds(kafka: KafkaBroker, topic: str, seconds: range) -> None:
-    """A message for each second of 2012's first minutes."""
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
-    for second in seconds:
-        producer.produce(topic, b"reading", timestamp=(NEW_YEAR + second) * 1000)
-    assert producer.flush(20) == 0
-
-
-def counted(kafka: KafkaBroker, topic: str) -> dict[int, set[int]]:
-    """The counts sent so far, by the second their window of ten seconds starts at."""
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test"})
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    counts: dict[int, set[int]] = {}
-    for message in consumer.consume(1000, timeout=1):
-        start, count = (message.value() or b"").split()
-        counts.setdefault(int(start) - NEW_YEAR, set()).add(int(count))
-    consumer.close()
-    return counts
-
-
-@beam_threads_die_with_the_job
-def test_a_stream_on_the_cluster_goes_on_after_a_task_manager_is_killed(
-    kafka: KafkaBroker, flink_cluster: FlinkCluster, topic: str
-) -> None:
-    results = f"{topic}-counts"
-    kafka.create_topic(results)
-    send_seconds(kafka, topic, range(25))
-
-    user_flags = [*flink_cluster.flags, "--checkpointing_interval=1000"]
-    pipeline = beam.Pipeline(options=PipelineOptions(flink.flink_options(user_flags, streaming=True)))
-    (
-        pipeline
-        | beam.Create([topic])
-        | beam.ParDo(ReadTopic(kafka.bootstrap_servers)).with_output_types(tuple[str, bytes])
-        | beam.WindowInto(FixedWindows(10))
-        | "group" >> beam.GroupByKey()
-        | beam.ParDo(SendCounts(kafka.bootstrap_servers, results))
-    )
-    job = pipeline.run()
-    try:
-        assert wait_until(lambda: counted(kafka, results) == {0: {10}, 10: {10}}, within=120)
-        killed = flink_cluster.busy_task_managers()[0]
-        killed.kill()
-        send_seconds(kafka, topic, range(25, 45))
-        expected = {0: {10}, 10: {10}, 20: {10}, 30: {10}}
-        assert wait_until(lambda: counted(kafka, results) == expected, within=120)
-    finally:
-        job.cancel()
-        flink_cluster.start()
-    checkpoints = list((flink_cluster.folder / "checkpoints").glob("*/chk-*/_metadata"))
-    assert checkpoints, "a cancelled job can be taken up again"
