@@ -19,7 +19,7 @@ from transforms.windows import DAY_SECONDS, Stretch, split_by_window
 
 
 def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
-    """Readings sorted by key and event time -> rows of `daily_schema(feed)`, by key, day and field.
+    """Readings sorted by key and event time, or so for each day -> rows of `daily_schema(feed)`, by field.
 
     A step counts once, however many of its values were observed; the mean is that of all values.
     """
@@ -68,7 +68,10 @@ def _steps_with_value(runs: Runs, steps: np.ndarray) -> np.ndarray:
 
 @dataclass
 class AggregateDays(beam.PTransform):
-    """(start, sorted readings of a stretch of days and its surroundings) -> (start of a day, its figures)."""
+    """(start, readings of a stretch of days and its surroundings) -> (start of a day, its figures).
+
+    They are sorted by day.
+    """
 
     feed: Feed
     stretch: Stretch
@@ -79,9 +82,10 @@ class AggregateDays(beam.PTransform):
         return groups | beam.FlatMapTuple(self._days).with_output_types(tuple[int, pa.RecordBatch])
 
     def _days(self, start: int, readings: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-        for day, figures in split_by_window(aggregate_days(readings, self.feed), DAY_SECONDS, "window_start"):
-            if start <= day < start + self.stretch.seconds:
-                yield day, figures
+        days = readings[self.feed.event_time].view(pa.int64()).to_numpy() // (DAY_SECONDS * MICROS)
+        limits = start // DAY_SECONDS, (start + self.stretch.seconds) // DAY_SECONDS
+        low, high = np.searchsorted(days, limits).tolist()
+        yield from split_by_window(aggregate_days(readings[low:high], self.feed), DAY_SECONDS, "window_start")
 
 
 @dataclass

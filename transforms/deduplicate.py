@@ -16,6 +16,8 @@ from transforms.accounts import Accounts
 from transforms.batches import concatenate
 from transforms.casts import ranks
 
+MICROS = 1_000_000
+
 
 def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, int]:
     """(the readings without duplicates, sorted by key and event time; the number of duplicates).
@@ -40,9 +42,16 @@ def deduplicate(readings: pa.RecordBatch, feed: Feed) -> tuple[pa.RecordBatch, i
     return readings, len(repeated)
 
 
-def sort_keys(readings: pa.RecordBatch, feed: Feed) -> np.ndarray:
-    """One integer per row that orders by key, then by event time, equal where both are; at least one row."""
-    return _combine(ranks(readings[feed.key]), readings[feed.event_time].view(pa.int64()).to_numpy())
+def sort_keys(readings: pa.RecordBatch, feed: Feed, seconds: int | None = None) -> np.ndarray:
+    """One integer per row that orders by key, then by event time, equal where both are; at least one row.
+
+    With `seconds`, it orders by stretches of event time of that length first, aligned to the epoch.
+    """
+    keys, micros = ranks(readings[feed.key]), readings[feed.event_time].view(pa.int64()).to_numpy()
+    if seconds:
+        stretches = micros // (seconds * MICROS)
+        keys += (stretches - stretches.min()) * (keys.max() + 1)
+    return _combine(keys, micros)
 
 
 def _by_source(readings: pa.RecordBatch, rows: np.ndarray, ties: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.transforms.trigger import (
     AccumulationMode,
     AfterCount,
@@ -24,7 +25,7 @@ from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.feed import Feed
 from transforms.batches import concatenate, with_small_dictionaries
-from transforms.deduplicate import deduplicate
+from transforms.deduplicate import sort_keys
 
 DAY_SECONDS = 86_400
 MICROS = 1_000_000
@@ -165,9 +166,10 @@ def spread(
 
 @dataclass
 class GatherStretches(beam.PTransform):
-    """(start, readings without duplicates) -> (start, all of a stretch and of its surroundings, sorted).
+    """(start, readings without duplicates) -> (start, all of a stretch and its surroundings).
 
-    For files, whose readings are all there at the end. A stretch without any reading of its own has none.
+    For files, whose readings are all there at the end. They are sorted by UTC day, key and event time. A
+    stretch without any reading of its own has none.
     """
 
     feed: Feed
@@ -188,11 +190,17 @@ class GatherStretches(beam.PTransform):
         )
 
     def _sorted(self, start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        readings, _ = deduplicate(concatenate(batches), self.feed)
+        readings = concatenate(sorted(batches, key=self._earliest))
         times = readings[self.feed.event_time].view(pa.int64()).to_numpy()
-        own = (times >= start * MICROS) & (times < (start + self.stretch.seconds) * MICROS)
-        if own.any():
-            yield start, readings
+        if not ((times >= start * MICROS) & (times < (start + self.stretch.seconds) * MICROS)).any():
+            return
+        keys = sort_keys(readings, self.feed, DAY_SECONDS)
+        if (np.diff(keys) < 0).any():  # groups of whole days follow one another
+            readings = readings.take(pa.array(np.argsort(keys, kind="stable")))
+        yield start, readings
+
+    def _earliest(self, readings: pa.RecordBatch) -> int:
+        return pc.min(readings[self.feed.event_time]).value
 
 
 @dataclass

@@ -25,13 +25,14 @@ from transforms.clean import (
     ORIGINS,
     Clean,
     CleanPanes,
+    DayBefore,
     FindMedians,
     clean,
     clean_between,
-    day_before,
     fill,
     rolling_mean,
     stretch_of,
+    sums_of_consecutive,
 )
 from transforms.csv_files import find_blocks, read_block
 from transforms.decode_csv import decode_csv
@@ -128,8 +129,20 @@ def test_rolling_means_are_those_of_pandas(runs: list[list[tuple[int, int | None
         ]
     )
     np.testing.assert_allclose(
-        rolling_mean(values, day_before(times, starts)), expected.to_numpy(), atol=1e-9
+        rolling_mean(values, DayBefore.of(times, starts)), expected.to_numpy(), atol=1e-9
     )
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.data())
+def test_sums_of_consecutive_values_are_numpys_to_the_last_digit(
+    values: list[float], data: st.DataObject
+) -> None:
+    length = data.draw(st.integers(1, len(values)))
+    whole = np.array([*values, 0.0])
+    expected = [
+        np.add.reduceat(whole, [start, start + length])[0] for start in range(len(values) - length + 1)
+    ]
+    np.testing.assert_array_equal(sums_of_consecutive(whole[:-1], length), expected)
 
 
 def test_a_filled_value_says_how_it_came_about() -> None:
@@ -206,6 +219,22 @@ def test_quality_is_the_share_of_fields_that_came_with_a_usable_value() -> None:
 def test_the_calendar(time: datetime, expected: tuple[int, int, int, str]) -> None:
     (row,) = cleaned(reading(0) | {"timestamp": time})
     assert (row["hour"], row["weekday"], row["month"], row["season"]) == expected
+
+
+@patient
+@given(st.permutations(range(60)), st.sampled_from([1, 7, 16, 1_000]))
+def test_readings_may_come_in_any_order_and_are_worked_on_in_blocks_of_any_length(
+    order: list[int], rows: int
+) -> None:
+    readings = [
+        reading(hour, station, benzene_ug_m3=None if hour % 7 < 3 else float(hour))
+        for station in "abc"
+        for hour in range(20)
+    ]
+    whole = cleaned(*readings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transforms.clean.BLOCK_ROWS", rows)
+        assert cleaned(*(readings[place] for place in order)) == [whole[place] for place in order]
 
 
 @pytest.mark.parametrize("days", [1, 2, 8])
