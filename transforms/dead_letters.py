@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from schemas.feed import WHERE_FROM, Feed
 from schemas.record import DEAD_LETTER
 
+NONE = pa.RecordBatch.from_pylist([], DEAD_LETTER)
+
 
 class Failure(NamedTuple):
     """Why a record failed: the rules that it broke, the first of them the reason, and a message."""
@@ -29,6 +31,8 @@ def to_dead_letters(
     is; `now` is microseconds since the epoch. The line ending of a file's row is no part of it.
     """
     rows = records.num_rows
+    if not rows:
+        return NONE
     index = pa.array(which, pa.int32())
     reasons = pa.array([failure.rules[0] for failure in failures], pa.string()).dictionary_encode()
     rules = pa.array([list(failure.rules) for failure in failures], pa.list_(pa.string()))

@@ -115,8 +115,9 @@ def validate(readings: pa.RecordBatch, feed: Feed, now: int = 0) -> tuple[pa.Rec
     """
     broken = broken_rules(readings, feed, now)
     bad = broken & ~feed.tolerated != 0
-    accepted = readings.filter(pa.array(~bad)) if bad.any() else readings
-    failed = readings.filter(pa.array(bad))
+    accepted, failed = readings, readings.slice(0, 0)
+    if bad.any():
+        accepted, failed = readings.filter(pa.array(~bad)), readings.filter(pa.array(bad))
     masks, which = np.unique(broken[bad], return_inverse=True)
     failures = [_failure(int(mask), feed) for mask in masks]
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ FLUSH_SECONDS = 0.2
 FULL_QUEUE_SECONDS = 0.005
 PENDING_MESSAGES = 16_000
 PENDING_BYTES = 8 << 20
+THE_KEYS_PARTITION = -1
+AT_ONCE = 1_024
 
 # What to do about an error that no retry has cured.
 REMEDIES = {
@@ -106,45 +108,21 @@ class Delivery:
         """Hands over messages of `OUTGOING`, waiting while there is no room. Undeliverable as `poll`."""
         handover = _Handover(self, messages)
         weakref.finalize(handover, self._settle, messages.num_rows, read_at).atexit = False
-        keys = messages["key"].dictionary.to_pylist()
-        batch = [
-            {"key": keys[key], "value": payload}
-            for key, payload in zip(
-                messages["key"].indices.to_numpy().tolist(), messages["payload"].to_pylist(), strict=True
-            )
-        ]
-        rows: Sequence[int] = range(len(batch))
-        while batch:
-            if self._hopeless:
-                for row in rows:
-                    self._refuse(handover, row, self._hopeless)
-                break
-            taken = self._producer.produce_batch(self.topic, batch, on_delivery=handover)
-            self._handed += taken
-            if taken == len(batch):
-                break
-            rows, batch = self._refused(handover, rows, batch)
-            self._wait(FULL_QUEUE_SECONDS)
-        self.poll(0)
-
-    def _refused(
-        self, handover: _Handover, rows: Sequence[int], batch: list[dict]
-    ) -> tuple[list[int], list[dict]]:
-        """Those that the full queue has refused; the others that were refused have failed."""
-        again = []
-        for row, each in zip(rows, batch, strict=True):
-            error = each.pop("_error", None)
-            if error is None:
-                continue
-            if error.code() == KafkaError._QUEUE_FULL:
-                again.append((row, each))
+        self._handed += messages.num_rows
+        topic, produce = self.topic, self._producer.produce
+        for row, (key, payload) in enumerate(_keyed(messages)):
+            while not self._hopeless:
+                try:
+                    produce(topic, payload, key, THE_KEYS_PARTITION, handover)
+                    break
+                except BufferError:  # its queue is full
+                    self._wait(FULL_QUEUE_SECONDS)
+                except KafkaException as error:
+                    self._fail(handover, row, error.args[0])
+                    break
             else:
-                self._refuse(handover, row, error)
-        return [row for row, _ in again], [each for _, each in again]
-
-    def _refuse(self, handover: _Handover, row: int, error: KafkaError) -> None:
-        self._handed += 1
-        self._fail(handover, row, error)
+                self._fail(handover, row, self._hopeless)
+        self.poll(0)
 
     def wait_for_room(self) -> None:
         """Serves delivery reports for a moment, and counts it as back-pressure. Undeliverable as `poll`."""
@@ -237,6 +215,15 @@ class _Handover:
                 self._rows.setdefault(payload, []).append(row)
         rows = self._rows[message.value() or b""]
         self.delivery._fail(self, rows.pop(0) if len(rows) > 1 else rows[0], error)
+
+
+def _keyed(messages: pa.RecordBatch) -> Iterator[tuple[str, bytes]]:
+    """Each message's key and payload, made for a few at a time, so that the processor's cache holds them."""
+    keys = messages["key"].dictionary.to_pylist()
+    for low in range(0, messages.num_rows, AT_ONCE):
+        some = messages.slice(low, AT_ONCE)
+        of_rows = map(keys.__getitem__, some["key"].indices.to_numpy().tolist())
+        yield from zip(of_rows, some["payload"].to_pylist(), strict=True)
 
 
 def reason(error: KafkaError) -> str:
