@@ -17,6 +17,8 @@ SAMPLE_ROWS = 512
 NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 QUOTE, BACKSLASH, SPACE = b'"\\ '
 NULL, NOTHING = pa.scalar("null"), pa.scalar("")
+WHOLES = pa.array([str(number) for number in range(10_000)])
+FRACTIONS = pa.array([f"{number / 1000:g}"[1:] for number in range(1000)])  # none, .001 and so on to .999
 
 
 def to_json(messages: pa.RecordBatch) -> pa.StringArray:
@@ -53,13 +55,30 @@ def _member(prefix: str, column: pa.Array) -> list[pa.Array | pa.Scalar]:
         return [pc.fill_null(texts.take(column.indices), f"{prefix}null")]
     if _repeats(column):
         return _member(prefix, column.dictionary_encode())
-    return [pa.scalar(prefix), _texts(column)]
+    return [pa.scalar(prefix), *(_thousandths(column) or [_texts(column)])]
 
 
 def _repeats(column: pa.Array) -> bool:
     if len(column) <= SAMPLE_ROWS or pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
         return False
     return len(column[:SAMPLE_ROWS].unique()) < SAMPLE_ROWS // 2
+
+
+def _thousandths(column: pa.Array) -> list[pa.StringArray] | None:
+    """What stands before the point and from it on, looked up in half the time that working it out takes.
+
+    None unless each number is one of thousandths from 0 to below 10,000, as most measured ones are.
+    """
+    if not pa.types.is_floating(column.type) or column.null_count or not len(column):
+        return None
+    numbers = column.to_numpy()
+    if not (numbers.min() >= 0 and numbers.max() < len(WHOLES)):
+        return None
+    thousandths = np.rint(numbers * 1000)
+    if (thousandths / 1000 != numbers).any():
+        return None
+    wholes, rest = np.divmod(thousandths.astype(np.int32), 1000)
+    return [WHOLES.take(pa.array(wholes)), FRACTIONS.take(pa.array(rest))]
 
 
 def _texts(column: pa.Array) -> pa.StringArray:

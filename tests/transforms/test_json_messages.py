@@ -74,6 +74,13 @@ def test_numbers_come_back_exactly_and_what_json_has_not_as_null(
     assert [row["x"] for row in decoded(batch)][: len(numbers)] == finite
 
 
+@given(st.lists(st.integers(-1, 10_000_001), min_size=1), st.sampled_from([1, 10, 1000, 10_000]))
+def test_short_decimals_are_written_as_all_numbers_are(numbers: list[int], scale: int) -> None:
+    column = pa.array([number / scale for number in numbers])
+    texts = [f'{{"x":{text}}}' for text in column.cast(pa.string()).to_pylist()]
+    assert to_json(pa.RecordBatch.from_arrays([column], ["x"])).to_pylist() == texts
+
+
 @pytest.mark.parametrize(
     ("micros", "text"),
     [
