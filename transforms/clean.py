@@ -62,8 +62,10 @@ def fill(
     >>> fill(values, times, np.array([0]), median=9, span=1).values.tolist()
     [1.0, 1.0, 9.0, 5.0, 5.0]
     """
-    filled, origins = values.copy(), np.full(len(values), OBSERVED, np.int8)
-    missing = np.isnan(values)
+    origins, missing = np.full(len(values), OBSERVED, np.int8), np.isnan(values)
+    if not missing.any():
+        return Filled(values, origins, np.empty(0, np.int64))
+    filled = values.copy()
     gaps, present = np.flatnonzero(missing), np.append(np.flatnonzero(~missing), NOWHERE)
     following = gaps - np.arange(len(gaps))  # as many values are before each gap
     for origin, sources in ((FORWARD, present[following - 1]), (BACKWARD, present[following])):
@@ -220,7 +222,7 @@ def rolling_mean(values: np.ndarray, day: DayBefore) -> np.ndarray:
     where it began.
     """
     missing = np.isnan(values)
-    present = np.where(missing, 0, values)
+    present = np.where(missing, 0, values) if missing.any() else values
     sums = np.empty(len(values))
     sums[day.usual - 1 :] = sums_of_consecutive(present, day.usual)
     others = np.flatnonzero(day.counts != day.usual)
