@@ -487,6 +487,16 @@ def test_a_message_of_1_2_mb_becomes_a_dead_letter_and_the_others_arrive(
     assert [message["timestamp"][-2] for message in json_of(read_topic(kafka, topic))] == ["0", "1", "3", "4"]
 
 
+def test_a_full_queue_loses_no_message_and_keeps_their_order(
+    replay: Replay, kafka: KafkaBroker, topic: str, tmp_path: Path
+) -> None:
+    file = readings(tmp_path / "a.csv", 200, sensors=1)
+    assert replay(topic, file, kafka_config="queue.buffering.max.kbytes=2") == 0
+    assert account(replay.out) == {"read": 200, "acked": 200, "dead_letters": 0}
+    speeds = [message["speed_mph"] for message in json_of(read_topic(kafka, topic))]
+    assert speeds == [row / 10 for row in range(200)]
+
+
 def test_of_a_damaged_file_what_could_be_read_is_sent_and_accounted_for(
     replay: Replay, kafka: KafkaBroker, topic: str, tmp_path: Path
 ) -> None:
