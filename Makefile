@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m pipelines.traffic
 
+# In two processes, each with services of its own: one computes while the other waits for a cluster.
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ TEST = [
     "pandas-stubs",
     "pytest>=8.3,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.8,<4",
     "pyyaml>=6,<7",
     "ruff>=0.11,<1",
     "types-psutil",
