@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import itertools
 import json
 import os
 import pty
@@ -332,12 +331,19 @@ def test_an_input_may_have_brackets_in_its_name(run, tmp_path):
 
 def test_ctrl_c_is_one_line_and_status_130_and_leaves_no_summary(tmp_path):
     readings, output = tmp_path / "readings.csv", tmp_path / "out"
-    with readings.open("w") as file:
-        file.write(HEADER)
-        for minute, day in itertools.product(range(24), range(1, 29)):  # so many that there is much to write
-            at = f"2012-03-{day:02} 00:{minute:02}"
-            file.writelines(f"s{n % 50},{at}:{n // 50:02},{n % 120}\n" for n in range(3000))
-    job = start("--input", str(readings), "--output", str(output), stderr=subprocess.PIPE, text=True)
+    readings.write_text(
+        HEADER + "".join(f"s{n % 50},2012-03-{1 + n % 28:02},{n % 120}\n" for n in range(2_000_000))
+    )
+    job = start(
+        "--input",
+        str(readings),
+        "--output",
+        str(output),
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl+C, and so does what that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: output.exists() or job.poll() is not None)
     job.send_signal(signal.SIGINT)
     error = job.communicate()[1]
