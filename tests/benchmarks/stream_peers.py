@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from runners.folders import cache_folder
 from runners.local.jars import find_maven
 from runners.local.java import find_java
+from schemas.feed import COUNTED, TIMESTAMP, Feed, Rule
 
 LINE = 280  # pip and Maven go on with all that they have tried
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
@@ -27,6 +31,25 @@ SPARK_JARS = (
     "org.apache.kafka:kafka-clients:3.9.0",
     "org.apache.commons:commons-pool2:2.12.0",
 )
+
+FLOAT_LIMIT = 1.7976931348623157e308
+CONDITIONS = {
+    "missing": "`{0.name}` is null",
+    "unparsable": None,  # each tool sees it in another way
+    "not_finite": f"abs(`{{0.name}}`) > {FLOAT_LIMIT}",
+    "malformed": "not regexp(`{0.name}`, '^({0.pattern})$')",
+    "out_of_range": "`{0.name}` not between {0.minimum} and {0.maximum}",
+}
+"""What breaks a rule, in SQL that both tools understand, of a field."""
+STATISTICS = {
+    "mean": "avg({})",
+    "variance": "var_pop({})",
+    "count": "count(*)",
+    "minimum": "min({})",
+    "maximum": "max({})",
+    "percentile_85": "percentile({}, 0.85)",
+    "missing_count": "count(*) - count({})",
+}
 
 
 class NotInstalled(Exception):
@@ -47,6 +70,42 @@ def spark_python() -> Path:
     NotInstalled when pip or Maven does not find them.
     """
     return _python(f"pyspark-{SPARK}", f"pyspark=={SPARK}", "pyspark/jars", SPARK_JARS)
+
+
+def declaration(feed: Feed) -> str:
+    """What the programs of the peers, which cannot import it, have to know of the feed, as JSON."""
+    rules = [rule for rule in feed.rules if rule.kind in CONDITIONS]
+    return json.dumps(
+        {
+            "key": feed.key,
+            "event_time": feed.event_time,
+            "fields": [
+                {"name": field.name, "type": _kind(field.type), "group": field.group} for field in feed.fields
+            ],
+            "rules": [
+                {"reason": rule.name, "field": rule.field.name, "condition": _condition(rule)}
+                # "missing" is what is null and not for being unparsable
+                for rule in sorted(rules, key=lambda rule: rule.kind == "missing")
+            ],
+            "aggregates": {each.name: STATISTICS[each.function].format(each.of) for each in feed.aggregates},
+            "counts": [each.name for each in feed.aggregates if each.function in COUNTED],
+        }
+    )
+
+
+def _condition(rule: Rule) -> str | None:
+    condition = CONDITIONS[rule.kind]
+    return condition and condition.format(rule.field)
+
+
+def _kind(type: pa.DataType) -> str:
+    if type == TIMESTAMP:
+        return "timestamp"
+    if pa.types.is_floating(type):
+        return "number"
+    if pa.types.is_integer(type):
+        return "whole number"
+    return "flag" if pa.types.is_boolean(type) else "text"
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ from transforms.messages import to_messages
 
 SENSORS, PARTITIONS, WINDOW_SECONDS = 207, 5, 300
 START = 1_330_560_000  # 2012-03-01 00:00 UTC
-MESSAGES = 50_000
+MESSAGES, SENT_TWICE = 50_000, 50
 MICROS = 1_000_000
 
 WAYS: dict[str, Callable[[bytes], bytes]] = {
@@ -75,26 +75,37 @@ def history(rows: int, step_seconds: int) -> Iterator[tuple[np.ndarray, list[byt
         yield number % SENSORS % PARTITIONS, values_of(readings(first, micros))
 
 
+def closing_time(rows: int, step_seconds: int) -> int:
+    """When the readings are of that close the windows of a history, seconds since the epoch."""
+    return START + rows // SENSORS * step_seconds + 7200
+
+
 def fill(
     servers: str, topic: str, rows: int, step_seconds: int, corrupt: float = 0
 ) -> dict[tuple[int, int], bytes]:
-    """Sends history, and then what closes its windows; the corrupt messages by (partition, offset)."""
+    """Sends history, some of it twice, and then what closes its windows.
+
+    Returns the corrupt messages by (partition, offset).
+    """
     chance = random.Random(1)
     wrong: dict[tuple[int, int], bytes] = {}
     offsets: dict[int, int] = defaultdict(int)
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "compression.type": "snappy"})
     for partitions, values in history(rows, step_seconds):
-        for row in [row for row in range(len(values)) if chance.random() < corrupt]:
+        corrupted = [row for row in range(len(values)) if chance.random() < corrupt]
+        for row in corrupted:
             way = chance.choice(list(WAYS))
             values[row] = WAYS[way](values[row])
             if way != "line breaks":
                 partition = int(partitions[row])
                 place = offsets[partition] + int((partitions[:row] == partition).sum())
                 wrong[partition, place] = values[row]
+        again = sorted(set(range(len(values))[-SENT_TWICE:]) - set(corrupted))
+        partitions, values = np.append(partitions, partitions[again]), values + [values[row] for row in again]
         for partition in range(PARTITIONS):
             offsets[partition] += int((partitions == partition).sum())
         send(producer, topic, partitions, values)
-    closing = (START + rows // SENSORS * step_seconds + 7200) * MICROS
+    closing = closing_time(rows, step_seconds) * MICROS
     for n in range(2):
         number = np.arange(PARTITIONS)
         send(producer, topic, number, values_of(readings(0, np.full(PARTITIONS, closing + n * MICROS))))
