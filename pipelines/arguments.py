@@ -37,7 +37,7 @@ accounts at the end say where every row went: read = accepted + duplicates + dea
 EPILOGUE = """\
 Any further option goes to Beam and its runner as it is, such as --direct_num_workers 1 or --flink_master.
 Exit status: 0 done, 1 the accounts do not balance or a stream was cancelled or failed, 2 wrong usage,
-unusable input or a refused resume (one line says what), 3 unhealthy, where asked for.
+unusable input or a refused resume (one line says what), {unhealthy}130 after Ctrl+C, 143 after SIGTERM.
 """
 
 
@@ -169,7 +169,7 @@ def _parser(feed: Feed) -> OneLineParser:
         prog=f"python -m pipelines.{feed.name}",
         usage="%(prog)s [--runner RUNNER] [--input FILE ... | --topic TOPIC ...] [options]",
         description=DESCRIPTION.format(description=feed.description, key=feed.key),
-        epilog=EPILOGUE,
+        epilog=EPILOGUE.format(unhealthy="3 with --fail_unhealthy,\n" if feed.health else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

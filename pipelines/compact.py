@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.options.values import whole_number
 from pipelines.parser import OneLineParser
 from pipelines.printing import fail
 from runners.options import UnusableRunner, pipeline_options
@@ -118,11 +119,11 @@ def parser() -> OneLineParser:
         epilog=EPILOGUE,
         allow_abbrev=False,
     )
-    options.add_argument("feed", choices=FEEDS, help="whose output it is: %(choices)s")
+    options.add_argument("feed", choices=FEEDS, help="whose output it is")
     options.add_argument("--output", required=True, metavar="FOLDER", help="the job's --output")
     options.add_argument(
         "--allowed_lateness_seconds",
-        type=int,
+        type=whole_number,
         default=3600,
         metavar="N",
         help="the job's: a day stays open so much longer (default: %(default)s)",

@@ -138,7 +138,7 @@ def parser() -> OneLineParser:
         epilog=EPILOGUE,
         allow_abbrev=False,
     )
-    options.add_argument("feed", choices=FEEDS, help="whose file it is: %(choices)s")
+    options.add_argument("feed", choices=FEEDS, help="whose file it is")
     options.add_argument("--input", required=True, metavar="FILE", help="plain or compressed, local or not")
     where = options.add_mutually_exclusive_group(required=True)
     where.add_argument("--at", metavar="TIME", help="the first time of the stream, such as 2004-11-01")

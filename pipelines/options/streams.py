@@ -27,7 +27,8 @@ def add_streams(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=30,
         metavar="N",
-        help="how often an open window gives its results so far, 0 for never (default: 30)",
+        help="how often an open window sends its results so far to --aggregates_topic, 0 for never "
+        "(default: 30)",
     )
     group.add_argument("--aggregates_topic", metavar="TOPIC", help="where aggregates go, as upserts")
     group.add_argument(

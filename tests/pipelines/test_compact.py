@@ -86,6 +86,7 @@ def test_the_lateness_is_the_job_s(lateness, closed):
         (["--output", "hdfs://a", "--hdfs_host=127.0.0.1", "--hdfs_port=1", "--hdfs_user=a"], "hdfs://a"),
         (["--output", "out", "--alowed_lateness_seconds=1"], "--alowed_lateness_seconds"),
         (["--output", "out", "--allowed_lateness_seconds=some"], "--allowed_lateness_seconds"),
+        (["--output", "out", "--allowed_lateness_seconds=-86400"], "--allowed_lateness_seconds"),
     ],
 )
 def test_what_the_user_has_to_put_right_is_one_line_and_status_2(arguments, said, capsys):
