@@ -44,7 +44,7 @@ class NewestEvents:
         `NOTHING` as well when the broker has more of this partition than up to `end`, or does not answer.
         """
         try:
-            self._look(self._grown())
+            self._look(*self._grown())
             # Asked last: what came here before the others' newest came there is to be read first.
             if end is not None and self._ends(partition.topic, partition.number)[1] > end:
                 return NOTHING
@@ -54,36 +54,39 @@ class NewestEvents:
         others = [time for place, time in self.newest.items() if place != (partition.topic, partition.number)]
         return max(others, default=NOTHING)
 
-    def _grown(self) -> list[TopicPartition]:
-        """The last messages of all partitions that have new ones, each as the place where these begin."""
+    def _grown(self) -> tuple[list[TopicPartition], dict[tuple[str, int], int]]:
+        """The partitions that have grown: where the last messages of each begin, and where they end."""
         if self.consumer is None:
             self.consumer = connect(self.configuration)
-        grown = []
+        places, ends = [], {}
         for topic in self.topics:
             for number in range(count_partitions(self.consumer, topic)):
                 low, high = self._ends(topic, number)
                 if high > max(low, self.ends.get((topic, number), 0)):
-                    grown.append(TopicPartition(topic, number, max(low, high - PEEKED)))
-                self.ends[topic, number] = high
-        return grown
+                    places.append(TopicPartition(topic, number, max(low, high - PEEKED)))
+                    ends[topic, number] = high
+        return places, ends
 
     def _ends(self, topic: str, number: int) -> tuple[int, int]:
         assert self.consumer is not None
         return self.consumer.get_watermark_offsets(TopicPartition(topic, number), BROKER_SECONDS)
 
-    def _look(self, places: list[TopicPartition]) -> None:
+    def _look(self, places: list[TopicPartition], ends: Mapping[tuple[str, int], int]) -> None:
+        """A partition that is not seen to its end in time has not been looked at: it may never grow again."""
         assert self.consumer is not None
         found: dict[Any, list[Message]] = defaultdict(list)
+        seen: set[Any] = set()
         self.consumer.assign(places)
-        waited_for = len(places)
         deadline = time.monotonic() + PEEK_SECONDS
-        while waited_for and time.monotonic() < deadline:
+        while len(seen) < len(places) and time.monotonic() < deadline:
             for message in self.consumer.consume(PEEKED, WAIT_SECONDS):
+                place = message.topic(), message.partition()
                 if message.error():
-                    waited_for -= 1
+                    seen.add(place)
                 else:
-                    found[message.topic(), message.partition()].append(message)
+                    found[place].append(message)
         self.consumer.unassign()
+        self.ends.update({place: end for place, end in ends.items() if place in seen})
         for (topic, number), messages in found.items():
             readings, _ = self.decode(to_records(messages, topic, number), time.time_ns() // 1000)
             _, progress = advance(Progress(), event_times(readings, self.feed), 0)

@@ -75,6 +75,15 @@ def test_a_message_that_comes_while_the_others_are_looked_at_is_read_first(kafka
     assert newest(kafka, topic, one_comes_meanwhile).beside(Partition(topic, 0, 0, 0), end=2) == NOTHING
 
 
+def test_what_a_slow_broker_did_not_show_in_time_is_looked_at_again(kafka, topic, monkeypatch):
+    """A partition may never grow again: to take it as looked at would hold windows open for good."""
+    followed = newest(kafka, topic)
+    with monkeypatch.context() as in_a_hurry:
+        in_a_hurry.setattr(newest_events, "PEEK_SECONDS", 0)
+        assert followed.beside(Partition(topic, 0, 0, 0), None) == NOTHING
+    assert followed.beside(Partition(topic, 0, 0, 0), None) == second(60)
+
+
 def test_without_a_broker_nothing_is_known(topic, monkeypatch):
     monkeypatch.setattr(newest_events, "BROKER_SECONDS", 0.5)
     monkeypatch.setattr(partitions, "BROKER_SECONDS", 0.5)
