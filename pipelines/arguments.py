@@ -103,7 +103,7 @@ class Arguments:
 def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     """The arguments of a run; the process's own when `argv` is None.
 
-    UserError when an input is missing, a file of sensors cannot be read, or the output cannot be written.
+    UserError when an input is missing, a file of known names cannot be read, or limits cannot be.
     SystemExit with status 2 for a command line that does not parse, as argparse does.
     """
     parser = _parser(feed)
@@ -111,13 +111,13 @@ def parse_arguments(feed: Feed, argv: Sequence[str] | None) -> Arguments:
     FileSystems.set_options(PipelineOptions(beam_flags))  # inputs and output are looked at before Beam runs
     if options.runner == "DirectRunner":
         _refuse_unknown(parser, beam_flags)
-    manifest = None
+    manifest: str | None = None
     if options.input and options.topic:
         raise UserError("give --input or --topic, not both")
     if options.input is None and not options.topic:
         if feed.name not in SAMPLES:
             raise UserError(f"give files with --input or topics with --topic: {feed.name} has no sample")
-        options, manifest = with_sample(options, feed.name)
+        options, manifest = with_sample(options, feed)
     for complete in (with_rules, with_defaults, with_fill):
         feed = complete(feed, options)
     return Arguments(

@@ -41,6 +41,8 @@ def test_a_run_without_arguments_finds_what_was_planted(
     )
     assert summary["nulled"]["benzene_ug_m3_unparsable"] == planted.count("a decimal point")
     assert "balanced" in capsys.readouterr().out
+    assert main(["--max_age_seconds", "1"]) == 0  # such a run finds other rows than were planted
+    assert "PLANTED" not in capsys.readouterr().out
 
 
 def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
