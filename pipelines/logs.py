@@ -20,6 +20,8 @@ def configure_logging() -> None:
     logging.getLogger("apache_beam.runners.worker.data_plane").addFilter(_tells_of_no_end)
     # It warns of every job server that is stopped at the end, and this is how a job server ends.
     logging.getLogger("apache_beam.utils.subprocess_server").setLevel(logging.ERROR)
+    # It logs what a file could not be written for, with a traceback, and raises it then.
+    logging.getLogger("hdfs.util").setLevel(logging.CRITICAL)
     # It warns that threads may not run side by side; Arrow and NumPy release the lock, so here they do.
     logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
 

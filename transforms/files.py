@@ -46,8 +46,8 @@ def publish(path: str, content: pa.Buffer | bytes) -> int:
         ) as file:
             file.write(content)
         rename(hidden, path)
-    except (OSError, BeamIOError) as error:
-        with contextlib.suppress(OSError, BeamIOError):
+    except file_errors(path) as error:
+        with contextlib.suppress(*file_errors(path)):
             FileSystems.delete([hidden])
         raise UserError(f"{path}: cannot be written: {error}") from error
     return len(content)
@@ -95,14 +95,14 @@ def read_file(path: str) -> bytes | None:
     try:
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return file.read()
-    except _reading_errors(path):
+    except file_errors(path):
         if FileSystems.exists(path):
             raise
         return None
 
 
-def _reading_errors(path: str) -> tuple[type[Exception], ...]:
-    """What Beam's file systems raise for a file that is gone; those of two of them come from extras."""
+def file_errors(path: str) -> tuple[type[Exception], ...]:
+    """What Beam's file system raises for a path that is gone or refused; those of two come from extras."""
     match FileSystems.get_scheme(path):
         case "hdfs":
             from hdfs import HdfsError

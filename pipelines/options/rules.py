@@ -8,13 +8,13 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.csv
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.options.files import absolute
 from pipelines.options.values import whole_number
 from schemas.feed import Feed, Field
 from transforms.errors import UserError
+from transforms.files import file_errors
 
 LIVE_FUTURE_SECONDS = 3600
 
@@ -116,8 +116,10 @@ def _known(path: str, field: Field) -> frozenset[str]:
                     include_columns=[column], column_types={column: pa.string()}
                 ),
             )
-    except (OSError, BeamIOError) as error:
-        raise UserError(f"{option}: cannot be read: {error}") from error
     except (pa.ArrowInvalid, KeyError) as error:
         raise UserError(f"{option}: is no CSV file with a column {column}: {error}") from error
+    except ValueError as error:  # no such file system
+        raise UserError(f"{option}: {error}") from error
+    except file_errors(path) as error:
+        raise UserError(f"{option}: cannot be read: {error}") from error
     return frozenset(table[column].to_pylist())

@@ -257,6 +257,7 @@ def test_compressed_files_give_the_same_readings(suffix, run, tmp_path):
         (["--zero_speed", "drop"], "--zero_speed"),
         (["--sensors", "nowhere.csv"], "nowhere.csv"),
         (["--sensors", "other.csv"], "other.csv"),
+        (["--sensors", "no-such-scheme://s.csv"], "--sensors no-such-scheme://s.csv: Unable to get"),
         (["--windw_seconds", "60"], "--windw_seconds"),
         (["--input", "other.csv"], "other.csv: has no column sensor_id, timestamp, speed_mph"),
         (["--input", "truncated.csv.gz"], "truncated.csv.gz: truncated"),

@@ -91,6 +91,17 @@ def test_files_come_from_and_go_to_another_file_system_and_a_second_run_replaces
         assert not FileSystems.exists(f"{root}/out/{stale}")
 
 
+def test_what_hdfs_refuses_is_one_line_and_status_2(hdfs: HdfsCluster, tmp_path, capfd):
+    FileSystems.set_options(PipelineOptions(hdfs.hdfs_flags))
+    write("hdfs://readings/file", HEADER + "a,2012-03-01 00:00,50\n")
+    arguments = ["--input", "hdfs://readings/file", *hdfs.hdfs_flags]
+    below_a_file = "hdfs://readings/file/out"
+    for refused in (["--output", below_a_file], ["--output", str(tmp_path), "--sensors", below_a_file]):
+        assert traffic.main([*arguments, *refused]) == 2
+        said = [line for line in capfd.readouterr().err.splitlines() if "INFO" not in line]
+        assert [line.partition(": cannot be")[0] for line in said] == [f"error: {refused[-2]} {below_a_file}"]
+
+
 def test_workers_in_a_pool_of_a_cluster_reach_them_too(
     flink_cluster: FlinkCluster, hdfs: HdfsCluster, s3_flags: list[str]
 ) -> None:
