@@ -6,7 +6,6 @@ passed it. What readers see meanwhile, and why a job loses nothing, says `transf
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from datetime import datetime, timedelta
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from pipelines.options.files import absolute
 from pipelines.options.values import whole_number
 from pipelines.parser import OneLineParser
 from pipelines.printing import fail
@@ -134,8 +134,8 @@ def parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compacts as the command line says; returns the exit status."""
     options, beam_flags = parser().parse_known_args(argv)
-    output = options.output.rstrip("/") if "://" in options.output else os.path.abspath(options.output)
     try:
+        output = absolute(options.output).rstrip("/")
         FileSystems.set_options(pipeline_options("DirectRunner", beam_flags))
         _refuse_unreadable(output)
         for folders in (f"raw/{DAYS}", f"{AGGREGATES}/{DAYS}", f"{DEAD_LETTERS}/*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from pipelines.options.values import moment
 from pipelines.sample.samples import SAMPLES
 from schemas.feed import TIMESTAMP, Feed
 from transforms.errors import UserError
+
+# A scheme, which is also the name of the extra that brings it, and the package that it needs.
+EXTRAS = {"hdfs": "hdfs", "s3": "boto3"}
 
 
 def add_files(parser: argparse.ArgumentParser, feed: Feed) -> None:
@@ -71,5 +75,8 @@ def matching_files(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def absolute(path: str) -> str:
-    """The path as any process can open it."""
+    """The path as any process can open it. UserError where its file system is not installed."""
+    scheme = FileSystems.get_scheme(path)
+    if scheme in EXTRAS and importlib.util.find_spec(EXTRAS[scheme]) is None:
+        raise UserError(f"{path}: needs pip install '.[{scheme}]'")
     return path if "://" in path else str(Path(path).absolute())

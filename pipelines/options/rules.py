@@ -108,8 +108,9 @@ def _max_future(options: argparse.Namespace) -> int | None:
 
 def _known(path: str, field: Field) -> frozenset[str]:
     option, column = f"--{field.known_option} {path}", field.name
+    path = absolute(path)
     try:
-        with FileSystems.open(absolute(path)) as file:
+        with FileSystems.open(path) as file:
             table = pyarrow.csv.read_csv(
                 pa.PythonFile(file, "r"),
                 convert_options=pyarrow.csv.ConvertOptions(

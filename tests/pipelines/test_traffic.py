@@ -292,6 +292,20 @@ def test_wrong_usage_is_one_line_and_status_2(arguments, says, tmp_path, monkeyp
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(("scheme", "package"), [("hdfs", "hdfs"), ("s3", "boto3")])
+@pytest.mark.parametrize("option", ["--input", "--output", "--sensors"])
+def test_a_file_system_that_is_not_installed_is_one_line_and_status_2(
+    option, scheme, package, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    readings = tmp_path / "good.csv"
+    readings.write_text(HEADER + "a,2012-03-01,50\n")
+    arguments = ["--input", str(readings), "--output", str(tmp_path / "out"), option, f"{scheme}://a/b"]
+    assert traffic.main(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"error: {scheme}://a/b: needs pip install '.[{scheme}]'"
+
+
 def test_an_unwritable_output_is_one_line_and_status_2(tmp_path, capfd):
     readings = tmp_path / "good.csv"
     readings.write_text(HEADER + "a,2012-03-01,50\n")
