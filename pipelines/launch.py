@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import uuid
 from collections.abc import Sequence
 
 from apache_beam.io.filesystems import FileSystems
@@ -48,7 +49,7 @@ def launch(feed: Feed, argv: Sequence[str] | None) -> int:
 def _refuse_unwritable(output: str) -> None:
     """UserError now, rather than after an hour of reading, when the output cannot be written."""
     try:
-        probe = FileSystems.join(output, ".writable")
+        probe = FileSystems.join(output, f".writable-{uuid.uuid4().hex[:8]}")  # not that of another job
         publish(probe, b"this folder can be written\n")  # Beam cannot write an empty file to S3
         FileSystems.delete([probe])
     except ValueError as error:

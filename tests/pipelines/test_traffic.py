@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from apache_beam import Filter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import progress_bar, traffic
+from pipelines import launch, progress_bar, traffic
 from pipelines.metr_la import main as convert_metr_la
 from pipelines.sample.traffic import write_sample
 from schemas.traffic import TRAFFIC
@@ -304,6 +305,14 @@ def test_a_file_system_that_is_not_installed_is_one_line_and_status_2(
     assert traffic.main(arguments) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line == f"error: {scheme}://a/b: needs pip install '.[{scheme}]'"
+
+
+def test_jobs_that_start_together_may_share_an_output(tmp_path):
+    """Each writes a file to see whether it can, and takes it away."""
+    with ThreadPoolExecutor(2) as jobs:
+        looks = [jobs.submit(launch._refuse_unwritable, str(tmp_path)) for _ in range(200)]
+    assert [look.result() for look in looks] == [None] * 200
+    assert files(tmp_path) == []
 
 
 def test_an_unwritable_output_is_one_line_and_status_2(tmp_path, capfd):
