@@ -13,6 +13,8 @@ INSIDE_THE_JOB_SERVER = (EMBEDDED, "[auto]")
 REST_PORT = 8081
 ANSWER_SECONDS = 30
 POLL_SECONDS = 0.5
+# To a plain address the job itself goes directly, whatever proxy the environment names.
+NO_PROXY = {"http": "", "all": ""}
 
 REFUSED = re.compile(r"Failed to rollback to checkpoint/savepoint (\S+)\. (.*)", re.DOTALL)
 NOT_FOUND = re.compile(r"Cannot find checkpoint or savepoint file/directory '([^']+)'")
@@ -41,12 +43,12 @@ def stop_with_savepoint(rest_url: str, job: str, patience: float = 300) -> str:
     such job runs, or the savepoint fails or takes longer than `patience` seconds.
     """
     try:
-        overview = _answer(requests.get(f"{rest_url}/jobs/overview", timeout=ANSWER_SECONDS))
+        overview = _ask(f"{rest_url}/jobs/overview")
         ids = [each["jid"] for each in overview["jobs"] if each["name"] == job and each["state"] == "RUNNING"]
         if len(ids) != 1:
             raise CannotStop(f"{len(ids)} jobs of the name {job} are running at {rest_url}")
         stop = f"{rest_url}/jobs/{ids[0]}/stop"
-        request = _answer(requests.post(stop, json={"drain": False}, timeout=ANSWER_SECONDS))["request-id"]
+        request = _ask(stop, {"drain": False})["request-id"]
         return _completed(f"{rest_url}/jobs/{ids[0]}/savepoints/{request}", patience)
     except requests.RequestException as error:
         raise CannotStop(f"{rest_url}: {error}") from error
@@ -55,12 +57,12 @@ def stop_with_savepoint(rest_url: str, job: str, patience: float = 300) -> str:
 def last_checkpoint(rest_url: str, job: str) -> str | None:
     """Where the newest job of that name has its last whole checkpoint, as a URL; None when unknown."""
     try:
-        overview = _answer(requests.get(f"{rest_url}/jobs/overview", timeout=ANSWER_SECONDS))
+        overview = _ask(f"{rest_url}/jobs/overview")
         started = {each["start-time"]: each["jid"] for each in overview["jobs"] if each["name"] == job}
         if not started:
             return None
         checkpoints = f"{rest_url}/jobs/{started[max(started)]}/checkpoints"
-        latest = _answer(requests.get(checkpoints, timeout=ANSWER_SECONDS))["latest"]["completed"]
+        latest = _ask(checkpoints)["latest"]["completed"]
         return latest and latest["external_path"]
     except (requests.RequestException, CannotStop):
         return None
@@ -69,7 +71,7 @@ def last_checkpoint(rest_url: str, job: str) -> str | None:
 def _completed(url: str, patience: float) -> str:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        status = _answer(requests.get(url, timeout=ANSWER_SECONDS))
+        status = _ask(url)
         if status["status"]["id"] == "COMPLETED":
             operation = status["operation"]
             if "failure-cause" in operation:
@@ -79,7 +81,10 @@ def _completed(url: str, patience: float) -> str:
     raise CannotStop(f"the savepoint took longer than {patience:g} s")
 
 
-def _answer(response: requests.Response) -> dict:
+def _ask(url: str, order: dict | None = None) -> dict:
+    """What Flink answers; an order is posted."""
+    method = "GET" if order is None else "POST"
+    response = requests.request(method, url, json=order, timeout=ANSWER_SECONDS, proxies=NO_PROXY)
     if response.status_code >= 400:
         raise CannotStop(f"{response.url}: {response.status_code} {response.text[:200]}")
     return response.json()
