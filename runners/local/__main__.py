@@ -100,12 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runners.local", description=__doc__)
     parser.add_argument("action", choices=("up", "status", "down"))
     for name in SERVICES:
-        parser.add_argument(f"--{name}", action="store_true", help="this service")
+        parser.add_argument(f"--{name}", action="store_true", help=f"the service {name}")
         parser.add_argument(
-            f"--{name}_port", type=int, metavar="PORT", help="this port; without it, a free one"
+            f"--{name}_port", type=int, metavar="PORT", help=f"where {name} listens (default: a free port)"
         )
     parser.add_argument(
-        "--task_managers", type=int, metavar="N", help="how many Flink TaskManagers, each with two slots"
+        "--task_managers",
+        type=int,
+        metavar="N",
+        help="how many Flink TaskManagers, each with two slots (default: 1, or as many as run)",
     )
     parser.add_argument(
         "--worker_pool",
@@ -118,11 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FOLDER",
         default=state_folder() / "services",
-        help="the folder of data and logs (%(default)s)",
+        help="the folder of data and logs (default: %(default)s)",
     )
     parser.epilog = (
-        "No service named: up starts Kafka and Flink; status and down are about all. "
-        "What is up stays up, with its ports and data."
+        "An action is about the services that are named; with none named, up starts Kafka and Flink, "
+        "and status and down are about all. What is up stays up, with its ports and data."
     )
     return parser
 
