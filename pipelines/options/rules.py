@@ -13,6 +13,7 @@ from apache_beam.io.filesystems import FileSystems
 from pipelines.options.files import absolute
 from pipelines.options.values import whole_number
 from schemas.feed import Feed, Field
+from transforms.decode_csv import BLANKS
 from transforms.errors import UserError
 from transforms.files import file_errors
 
@@ -123,4 +124,4 @@ def _known(path: str, field: Field) -> frozenset[str]:
         raise UserError(f"{option}: {error}") from error
     except file_errors(path) as error:
         raise UserError(f"{option}: cannot be read: {error}") from error
-    return frozenset(table[column].to_pylist())
+    return frozenset(name.strip(BLANKS) for name in table[column].to_pylist())  # as those of readings are

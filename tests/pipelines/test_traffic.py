@@ -404,7 +404,7 @@ def test_zero_speed_missing_leaves_zeros_out_of_the_averages(run, tmp_path):
 
 def test_rules_can_be_overridden(run, tmp_path):
     sensors = tmp_path / "sensors.csv"
-    sensors.write_text("index,sensor_id\n0,a\n1,b\n")
+    sensors.write_text("index,sensor_id\n0,a\n1, b\n")
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = HEADER + f"a,{now},130\nb,{now},-5\nc,{now},50\na,2012-03-01,50\na,2100-01-01,50\n"
     flags = ["--bounds", "speed_mph=:130", "--sensors", str(sensors)]
