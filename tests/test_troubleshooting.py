@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from runners.local.ports import free_ports
 from tests.monitoring import ALERTS
 from tests.services import require_maven
 from tests.stream_jobs import reading, rows, send
+from tests.unprivileged import unprivileged
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "runners" / "README.md").read_text().partition("## Troubleshooting")[2]
@@ -110,11 +108,7 @@ def test_an_output_that_may_not_be_written(tmp_path):
     file.write_text("sensor_id,timestamp,speed_mph\na,2012-03-01 00:00:00,60\n")
     output.mkdir(mode=0o555)
     command = [sys.executable, "-m", "pipelines.traffic", "--input", str(file), "--output", str(output)]
-    if os.geteuid() == 0:  # root may write everywhere, unless it gives that up
-        if shutil.which("setpriv") is None:
-            pytest.skip("root, and no setpriv to give up its rights: apt-get install util-linux")
-        command = ["setpriv", "--bounding-set=-all", *command]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = unprivileged(*command)
     assert done.returncode == 2
     assert_quoted(done.stderr, output=output)
 

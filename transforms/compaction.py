@@ -31,6 +31,7 @@ import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
+from transforms.errors import UserError
 from transforms.files import discard, files_below, publish, read_file, rename
 from transforms.parquet import read_parquet, sorted_parquet
 
@@ -162,7 +163,7 @@ def _publish_staged(root: str, folder: str, token: str, merged: str) -> None:
         rename(_staged(root, folder, token, merged), merged)
     except (OSError, BeamIOError) as error:
         if _holds(root, folder, token):
-            raise
+            raise UserError(f"{merged}: cannot be written: {error}") from error
         raise Withdrawn(folder) from error
 
 
@@ -183,6 +184,8 @@ def _exchange_folders(root: str, folder: str, token: str, files: Iterable[str]) 
         return exchange(os.path.join(_claim(root, folder), token), place)
     except FileNotFoundError as error:
         raise Withdrawn(folder) from error
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written: {error.strerror}") from error
 
 
 def exchange(one: str, other: str) -> bool:

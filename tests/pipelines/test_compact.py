@@ -26,6 +26,7 @@ from tests.stream_jobs import (
     send,
     wait_for,
 )
+from tests.unprivileged import unprivileged
 from transforms.merged_files import MergePanes, _WritePanes
 
 
@@ -97,6 +98,17 @@ def test_what_the_user_has_to_put_right_is_one_line_and_status_2(arguments, said
     assert status == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_folder_that_may_not_be_changed_is_one_line_and_status_2(tmp_path):
+    write(tmp_path, "raw", "2012-03-01T05:00")
+    write(tmp_path, "processed/aggregates", "2012-03-03T05:00")
+    closed = tmp_path / "raw/year=2012/month=03"
+    closed.chmod(0o555)
+    done = unprivileged(sys.executable, "-m", "pipelines.compact", "traffic", "--output", str(tmp_path))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {closed}/day=01") and line.endswith("Permission denied")
 
 
 def test_an_output_that_is_not_there_is_nothing_to_do(tmp_path, capsys):
