@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import signal
 import threading
 from multiprocessing import get_context
@@ -13,13 +14,16 @@ from multiprocessing.process import BaseProcess
 import grpc
 from apache_beam.portability.api import beam_fn_api_pb2 as messages
 from apache_beam.portability.api import beam_fn_api_pb2_grpc as services
+from apache_beam.runners.worker import data_plane
 from apache_beam.runners.worker.sdk_worker import SdkHarness
+from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 from runners.local.ports import LOOPBACK
 
 FORKED = get_context("forkserver")
 ENDING_SECONDS = 10
+SAMPLING_MILLIS = 5
 
 
 class WorkerPool(services.BeamFnExternalWorkerPoolServicer):
@@ -66,6 +70,9 @@ def start_worker_pool(state_cache_bytes: int = 0) -> str:
 def _work(control: str, worker_id: str, state_cache_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C goes to all; the launcher stops the job
     threading.excepthook = _end_of_a_thread
+    logging.getLogger(data_plane.__name__).setLevel(logging.CRITICAL)  # it prints of one too
+    # A bundle's end waits for the thread that samples what its time goes into: by default up to 200 ms.
+    StateSampler.__init__.__defaults__ = (SAMPLING_MILLIS,)
     with contextlib.suppress(grpc.RpcError):  # the runner has gone, and with it the work
         SdkHarness(control, worker_id=worker_id, state_cache_size=state_cache_bytes).run()
 

@@ -222,7 +222,9 @@ def test_a_stream_ends_with_its_launcher_and_is_resumed(kafka, new_topic, tmp_pa
 
     def stopped() -> str:
         """The option that resumes it, as it said last."""
-        said = [line for line in job_log(output).read_text().splitlines() if line.startswith("stopped with")]
+        log = job_log(output).read_text()
+        assert "Traceback" not in log, "no worker complains that its runner has gone"
+        said = [line for line in log.splitlines() if line.startswith("stopped with")]
         assert said[-1].startswith("stopped with a savepoint;")
         return said[-1].split()[-1]
 
