@@ -1,8 +1,9 @@
 """`python -m tests.benchmarks.replay`: the replay client beside plain loops, to a broker started here.
 
 The plain loop is csv.DictReader, json.dumps and Producer.produce with a delivery callback for each message,
-to the same topic with the same settings of the producer. The Go loop, for detections where `go` is installed,
-is tests/benchmarks/replay_in_go. Both have it easier: no validation, no identifiers, no dead letters.
+to the same topic with the same settings of the producer; it has it easier: no validation, no identifiers, no
+dead letters. The Go loop, for detections where `go` is installed, is tests/benchmarks/replay_in_go: it sends
+the same messages and checks the same limits, without dead letters.
 Seconds are of whole processes, start-up included, and so are rows/s; "said" are the rows/s that the client
 itself prints, without its start-up; memory is the process's peak, also for a file of a twentieth of the rows;
 CPU time is of the client alone, without the broker. The last line is one JSON object.
