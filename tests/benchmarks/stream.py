@@ -8,9 +8,10 @@ the peak sum over all its processes, shared pages once.
 Of this job memory and the size of the last checkpoint are also told for each quarter of that time: 3,000,000
 readings at 30-second steps are five days of event time, and both have to stay as they are.
 
-The peers do the same: parse, keep the same rules and no duplicates, write readings with their offsets, dead
-letters with their bytes, and all the aggregates. What a tool cannot do its program says. Their readings and
-aggregates are held against this job's, and have to be the same. They have no early results.
+The peers do the same as far as they can: parse, keep the same rules and no duplicates, write readings with
+their offsets and all the aggregates, and Spark dead letters with their bytes. What a tool cannot do its
+program says. Their readings and aggregates are held against this job's, and have to be the same. They have no
+early results.
 
 With `--corrupt 0.01` that share of the messages is bad JSON, of wrong types, two documents or has line
 breaks; each dead letter is compared with what was sent at its offset. With `--delay` readings come at a
