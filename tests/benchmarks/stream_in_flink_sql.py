@@ -2,8 +2,8 @@
 
 FEED is `stream_peers.declaration`. Messages are read by Flink's JSON format, its fastest way, which drops
 those that it cannot read: there are no dead letters. To keep their bytes they would have to be read raw and
-parsed by SQL's functions, which took more than twice the CPU time. Nor are late rows kept: windows of SQL have
-no allowed lateness. An event time has to end in Z.
+parsed by functions of SQL, which took more than twice the CPU time. Nor are late rows kept: windows of SQL
+have no allowed lateness. An event time has to end in Z.
 """
 
 # mypy: ignore-errors
