@@ -28,7 +28,8 @@ def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
     starts, counts = find_runs(keys.indices.to_numpy(), days)
     fields = len(feed.daily)
     each = [Runs(floats(readings[name]), starts, counts) for name in feed.daily]
-    steps = np.stack([_steps_with_value(runs, micros // (feed.step_seconds * MICROS)) for runs in each], 1)
+    step_starts, _ = find_runs(keys.indices.to_numpy(), days, micros // (feed.step_seconds * MICROS))
+    steps = np.stack([_steps_with_value(runs, step_starts) for runs in each], 1)
     expected = DAY_SECONDS // feed.step_seconds
     window_starts = np.repeat(days[starts] * DAY_SECONDS * MICROS, fields)
     units = pa.array([feed.field(name).unit for name in feed.daily], pa.string())
@@ -38,7 +39,7 @@ def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
         return pa.array(values, mask=np.isnan(values))
 
     def for_each_run(values: pa.Array) -> pa.DictionaryArray:
-        return values.take(pa.array(np.tile(np.arange(fields), len(starts)))).dictionary_encode()
+        return values.dictionary_encode().take(pa.array(np.tile(np.arange(fields), len(starts))))
 
     return pa.RecordBatch.from_arrays(
         [
@@ -58,12 +59,11 @@ def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
 
 
 def _steps_with_value(runs: Runs, steps: np.ndarray) -> np.ndarray:
-    """For each run how many steps have a value."""
-    present = np.flatnonzero(~np.isnan(runs.values))
-    run = runs.each(np.arange(len(runs.starts)))[present]
-    first = np.ones(len(present), bool)
-    first[1:] = (np.diff(run) != 0) | (np.diff(steps[present]) != 0)
-    return np.bincount(run[first], minlength=len(runs.starts))
+    """For each run how many steps have a value; they begin at `steps`."""
+    if len(steps) == len(runs.values):
+        return runs.present
+    present = np.logical_or.reduceat(~np.isnan(runs.values), steps)
+    return np.add.reduceat(present, np.searchsorted(steps, runs.starts), dtype=np.int64)
 
 
 @dataclass

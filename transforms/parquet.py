@@ -114,10 +114,17 @@ def split_by_day(batch: pa.RecordBatch, time: str) -> Iterator[tuple[str, pa.Rec
 
     The folder's name is built from a typed timestamp, never from text that came with the data.
     """
-    days = batch[time].view(pa.int64()).to_numpy() // DAY_MICROS
-    for day in np.unique(days):
-        rows = batch if (days == day).all() else batch.filter(pa.array(days == day))
+    days, found = _days(batch, time)
+    for day in found:
+        rows = batch if len(found) == 1 else batch.filter(pa.array(days == day))
         yield day_folder(int(day)), rows
+
+
+def _days(batch: pa.RecordBatch, time: str) -> tuple[np.ndarray, np.ndarray]:
+    """The UTC day of each row in days since the epoch, and each of these days once, ascending."""
+    days = batch[time].view(pa.int64()).to_numpy() // DAY_MICROS
+    same = len(days) and (days == days[0]).all()  # as in most batches; to sort takes long
+    return days, days[:1] if same else np.unique(days)
 
 
 def day_folder(day: int) -> str:
@@ -198,7 +205,7 @@ class RefuseTakenDays(beam.PTransform):
         )
 
     def _days(self, readings: pa.RecordBatch) -> list[int]:
-        return np.unique(readings[self.files.time].view(pa.int64()).to_numpy() // DAY_MICROS).tolist()
+        return _days(readings, self.files.time)[1].tolist()
 
 
 class _Write(FileDoFn):
