@@ -91,9 +91,12 @@ class Series:
     means: np.ndarray
 
     @classmethod
-    def observed(cls, values: np.ndarray) -> Series:
+    def observed(cls, column: pa.Array) -> Series:
         """Nothing filled yet, and no means."""
-        return cls(values.copy(), np.full(len(values), OBSERVED, np.int8), np.empty(len(values)))
+        values = floats(column)
+        if np.isnan(values).any():  # else nothing will be filled in
+            values = np.require(values, requirements="W")
+        return cls(values, np.full(len(values), OBSERVED, np.int8), np.empty(len(values)))
 
     def of(self, rows: slice | np.ndarray) -> Series:
         return Series(self.values[rows], self.origins[rows], self.means[rows])
@@ -106,19 +109,18 @@ def series_of(readings: pa.RecordBatch, feed: Feed, reference: Mapping[str, floa
     nothing but the fields is moved, and of what was filled in little.
     """
     keys, times = readings[feed.key].indices.to_numpy(), readings[feed.event_time].view(pa.int64()).to_numpy()
-    columns = {name: floats(readings[name]) for name in feed.any_of}
-    series = {name: Series.observed(column) for name, column in columns.items()}
+    series = {name: Series.observed(readings[name]) for name in feed.any_of}
     order = np.argsort(sort_keys(readings, feed), kind="stable")
     for rows in _blocks(order, find_runs(keys[order])[0]):
         starts, _ = find_runs(keys[rows])
         day = DayBefore.of(times[rows], starts)
         for name, each in series.items():
-            filled = fill(
-                columns[name][rows], times[rows], starts, reference[name], feed.fill_seconds * MICROS
-            )
-            gaps = rows[filled.gaps]
-            each.values[gaps], each.origins[gaps] = filled.values[filled.gaps], filled.origins[filled.gaps]
+            filled = fill(each.values[rows], times[rows], starts, reference[name], feed.fill_seconds * MICROS)
             each.means[rows] = rolling_mean(filled.values, day)
+            if len(filled.gaps):
+                gaps = rows[filled.gaps]
+                each.values[gaps] = filled.values[filled.gaps]
+                each.origins[gaps] = filled.origins[filled.gaps]
     return series
 
 
