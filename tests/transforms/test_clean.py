@@ -237,6 +237,15 @@ def test_readings_may_come_in_any_order_and_are_worked_on_in_blocks_of_any_lengt
         assert cleaned(*(readings[place] for place in order)) == [whole[place] for place in order]
 
 
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_what_is_filled_leaves_the_readings_as_they_came(gap: float | None) -> None:
+    rows = [reading(hour, benzene_ug_m3=gap if hour == 1 else 5.0) for hour in range(3)]
+    batch = pa.RecordBatch.from_pylist(rows, AIR_QUALITY.reading_schema)
+    result = clean(batch, AIR_QUALITY, medians(batch, AIR_QUALITY))
+    assert result["benzene_ug_m3"].to_pylist() == [5.0, 5.0, 5.0]
+    np.testing.assert_array_equal(batch["benzene_ug_m3"].to_pylist(), [5.0, gap, 5.0])
+
+
 @pytest.mark.parametrize("days", [1, 2, 8])
 @pytest.mark.parametrize("shift", [0, 24])
 def test_gaps_are_filled_across_days_and_groups(shift: int, days: int) -> None:
