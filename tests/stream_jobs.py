@@ -35,10 +35,9 @@ def reading(sensor: str, seconds: float, speed: float = 50) -> bytes:
 
 
 def send(kafka: KafkaBroker, topic: str, messages: Sequence[tuple[int, bytes | None]]) -> None:
-    """(partition, value) each, acknowledged on return."""
-    producer = Producer(
-        {"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5, "message.max.bytes": 2_000_000}
-    )
+    """(partition, value) each, acknowledged on return; in order also while a new topic has no leader."""
+    settings = {"linger.ms": 5, "message.max.bytes": 2_000_000, "enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, **settings})
     for partition, value in messages:
         producer.produce(topic, value, partition=partition)
         producer.poll(0)

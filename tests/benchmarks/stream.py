@@ -261,7 +261,8 @@ def compare_tables(job: Path, peer: Path, closing: int) -> None:
 
 def send_steadily(servers: str, topic: str, rate: int, seconds: float) -> None:
     """So many readings a second, each stamped with the time when it is sent."""
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 5, "compression.type": "snappy"})
+    settings = {"linger.ms": 5, "compression.type": "snappy", "enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": servers, **settings})
     sent, started = 0, time.time()
     while (elapsed := time.time() - started) < seconds:
         due = round(elapsed * rate) - sent

@@ -90,7 +90,8 @@ def fill(
     chance = random.Random(1)
     wrong: dict[tuple[int, int], bytes] = {}
     offsets: dict[int, int] = defaultdict(int)
-    producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "compression.type": "snappy"})
+    settings = {"linger.ms": 20, "compression.type": "snappy", "enable.idempotence": True}  # in order
+    producer = Producer({"bootstrap.servers": servers, **settings})
     for partitions, values in history(rows, step_seconds):
         corrupted = [row for row in range(len(values)) if chance.random() < corrupt]
         for row in corrupted:

@@ -48,7 +48,7 @@ def later(messages: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def send(kafka: KafkaBroker, topic: str, messages: pa.RecordBatch) -> None:
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "linger.ms": 5})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
     for text in to_json(messages).to_pylist():
         producer.produce(topic, text)
         producer.poll(0)
@@ -121,7 +121,7 @@ def test_a_stream_says_that_it_is_unhealthy_and_fills_a_clean_topic_of_avro(
 ) -> None:
     """A fifth of what comes is broken, then nothing is. Each tenth reading has a gap, which is filled."""
     topic, clean_topic, output = new_topic(1), new_topic(1), tmp_path / "out"
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
 
     def send_hours(first: int, end: int, broken: int) -> None:
         for hour in range(first, end):
@@ -192,7 +192,7 @@ def test_what_is_not_a_reading_in_a_topic_is_a_dead_letter_with_its_bytes(
         b'{"station":"a","timestamp":"2004-03-10T11:00:00Z","benzene_ug_m3":-200}': "nothing_usable",
         b"{": "not_json",
     }
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
     for value in values:
         producer.produce(topic, value)
     assert producer.flush(30) == 0

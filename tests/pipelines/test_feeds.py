@@ -302,7 +302,7 @@ def test_a_stream_on_flink_gives_what_batch_gives(
     case: Case, batch: Path, kafka: KafkaBroker, replayed: list[str], tmp_path: Path
 ) -> None:
     topic = replayed[0].partition("=")[2]
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
     for text in later(case):
         producer.produce(topic, text)
     assert producer.flush(30) == 0

@@ -107,7 +107,7 @@ def test_a_stream_is_not_resumed_into_an_output_in_which_none_was_started(kafka,
 )
 def test_start(start, offsets, kafka, new_topic, tmp_path):
     topic = new_topic(1)
-    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
     for second in (0, 5, 10):
         producer.produce(topic, reading("a", second), timestamp=(START + second) * 1000)
     assert producer.flush(30) == 0
