@@ -22,8 +22,7 @@ from transforms.errors import UserError
 class FileDoFn(beam.DoFn):
     """A step that touches files: it brings the pipeline's options of file systems to its worker.
 
-    Beam itself tells them only to the workers of its containers, not to those that a worker pool starts, or a
-    loopback worker that is a process.
+    Beam itself tells them only to the workers of its containers, not to those that a worker pool starts.
     """
 
     def __init__(self, options: PipelineOptions) -> None:
