@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from botocore.exceptions import ClientError
 from hdfs import HdfsError
 from moto.server import ThreadedMotoServer
 
@@ -157,12 +158,12 @@ def test_files_are_compacted_there_and_brought_up_to_date_afterwards(elsewhere):
 def table(root: str, kind: str) -> list[dict]:
     """All rows of a kind of output, as a reader sees them now.
 
-    HDFS is asked for a file piece by piece. When it was replaced in between that is an error, or the pieces
-    are of two files and make none: read again.
+    Beam asks for a file's length, and then for its bytes, piece by piece on HDFS. When it was replaced in
+    between that is an error, or what comes is no file: read again.
     """
     paths = files_below(root, f"{kind}/year=*/month=*/day=*/*.parquet")
     for _ in range(READS):
-        with contextlib.suppress(HdfsError, pa.ArrowInvalid):
+        with contextlib.suppress(HdfsError, ClientError, pa.ArrowInvalid):
             return [row for path in paths for row in pq.read_table(pa.BufferReader(read(path))).to_pylist()]
     raise AssertionError(f"{kind} was replaced {READS} times while it was read")
 
