@@ -123,7 +123,10 @@ class _ReadForever(beam.DoFn):
         reader.commit(self.alignment.note(progress.watermark, reader.caught_up))
         self.readers.give_back(reader)
         place.write((partition, reader.place, progress))
-        fire_after(0 if portions else REST_SECONDS, next_read, hold=_event_time(progress))
+        # Flink lets a step's watermark out between two of its bundles, else only with a checkpoint: a timer
+        # that is due at once leaves nothing between.
+        rest = 0 if portions and not reader.caught_up else REST_SECONDS
+        fire_after(rest, next_read, hold=_event_time(progress))
 
     def _is_ahead(self, reader: Reader) -> bool:
         """Whether other partitions have to catch up first."""

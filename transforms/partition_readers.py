@@ -38,15 +38,25 @@ class Reader:
         while left and time.monotonic() < deadline:
             wait = WAIT_SECONDS if self.end is None else 0
             messages, end = consume(self.consumer, wait, min(PORTION, left))
-            if messages or end is not None:
-                self.end = end
             if messages:
                 left -= len(messages)
                 self.heard, self.place = time.monotonic(), after(messages)
+                self.end = self._end_at_last_fetch() if end is None else end
                 _, self.broker_time = messages[-1].timestamp()
                 yield messages
+            elif end is not None:
+                self.end = end
             if self.end is not None:
                 break
+
+    def _end_at_last_fetch(self) -> int | None:
+        """The place, where the broker's last answer went no further; a transaction's mark may be behind it.
+
+        Of a partition that grows all the time librdkafka never says that its end is reached.
+        """
+        partition = TopicPartition(self.partition.topic, self.partition.number)
+        _, high = self.consumer.get_watermark_offsets(partition, cached=True)
+        return self.place if self.place + 1 >= high else None
 
     @property
     def caught_up(self) -> bool:

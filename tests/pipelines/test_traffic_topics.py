@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from confluent_kafka import Producer
 from pipelines import traffic
 from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
+from runners.local import KafkaBroker
 from schemas.traffic import TRAFFIC
 from tests.stream_jobs import START, job, job_log, lag, messages, raw_offsets, reading, rows, send, wait_for
 from transforms.kafka_sink import aggregate_avro_schema
@@ -176,6 +181,36 @@ def test_the_story_of_a_window_on_flink(kafka, schema_registry, new_topic, tmp_p
         f"{topic}/0/3".encode(),
         f"{topic}/0/9".encode(),
     ]
+
+
+@contextlib.contextmanager
+def trickle(kafka: KafkaBroker, topic: str, partitions: int) -> Iterator[None]:
+    """A reading to each partition a hundred times a second, each a second after the one before."""
+    ended = threading.Event()
+
+    def send_on() -> None:
+        producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
+        for second in itertools.count():
+            for partition in range(partitions):
+                producer.produce(topic, reading(f"s{partition}", second), partition=partition)
+            if ended.wait(0.01):
+                break
+        producer.flush(30)
+
+    thread = threading.Thread(target=send_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_windows_close_between_checkpoints_while_readings_keep_coming(kafka, new_topic, tmp_path):
+    topic, events = new_topic(4), new_topic(1)
+    arguments = ["--topic", topic, "--aggregates_topic", events, "--checkpointing_interval=3600000"]
+    with trickle(kafka, topic, 4), job(kafka, tmp_path / "out", *arguments):
+        wait_for(lambda: len(messages(kafka, events)) >= 8, "two windows of four sensors are out")
 
 
 def test_an_idle_partition_does_not_hold_windows_back_when_history_is_replayed(kafka, new_topic, tmp_path):
