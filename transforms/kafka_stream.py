@@ -220,10 +220,7 @@ class ReadForever(beam.PTransform):
     def expand(self, topics: beam.PCollection[Topic]) -> beam.pvalue.DoOutputsTuple:
         return (
             topics
-            | WatchPartitions(self.configuration)
-            | beam.Map(lambda partition: ((partition.topic, partition.number), partition)).with_output_types(
-                tuple[tuple[str, int], Partition]
-            )
+            | WatchPartitions(self.topics, self.configuration)
             | beam.ParDo(_ReadForever(self))
             .with_output_types(pa.RecordBatch, failures=pa.RecordBatch)
             .with_outputs("failures", main="readings")

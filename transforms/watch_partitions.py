@@ -12,10 +12,12 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from confluent_kafka import Consumer, KafkaException
 
+from transforms.key_groups import halving, key_at
 from transforms.looping_timers import FOREVER, NO_HOLD, StayOpen, fire_after
 from transforms.partitions import NoSuchTopic, Partition, Topic, connect, count_partitions
 
 NEW_PARTITION_SECONDS = 5
+KeyedPartition = tuple[tuple[str, int], Partition]
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ class _WatchPartitions(beam.DoFn):
     GIVEN = ReadModifyWriteStateSpec("given", PickleCoder())  # (topic, how many)
     NEXT = TimerSpec("next", TimeDomain.REAL_TIME)
 
-    def __init__(self, configuration: Mapping[str, object]) -> None:
-        self.configuration = configuration
+    def __init__(self, watch: WatchPartitions) -> None:
+        self.topics, self.configuration = watch.topics, watch.configuration
         self.consumer: Consumer | None = None
 
     def process(
@@ -35,9 +37,12 @@ class _WatchPartitions(beam.DoFn):
         element: tuple[str, Topic],
         given=beam.DoFn.StateParam(GIVEN),  # noqa: B008
         next_look=beam.DoFn.TimerParam(NEXT),  # noqa: B008
-    ) -> Iterable[Partition]:
+    ) -> Iterable[KeyedPartition]:
         _, topic = element
-        yield from topic.partitions
+        beside = (self.topics.index(topic.name) + 0.5) / len(self.topics)
+        for partition in topic.partitions:
+            place = (partition.number + beside) / len(topic.partitions)
+            yield key_at(topic.name, partition.number, place), partition
         given.write((topic.name, len(topic.partitions)))
         fire_after(0, next_look, hold=NO_HOLD)
 
@@ -46,11 +51,11 @@ class _WatchPartitions(beam.DoFn):
         self,
         given=beam.DoFn.StateParam(GIVEN),  # noqa: B008
         next_look=beam.DoFn.TimerParam(NEXT),  # noqa: B008
-    ) -> Iterable[Partition]:
+    ) -> Iterable[KeyedPartition]:
         topic, count = given.read()
         present = self._count(topic, count)
         for number in range(count, present):
-            yield Partition(topic, number, 0, FOREVER, added=True)
+            yield key_at(topic, number, halving(number)), Partition(topic, number, 0, FOREVER, added=True)
         given.write((topic, max(count, present)))
         fire_after(NEW_PARTITION_SECONDS, next_look, hold=NO_HOLD)
 
@@ -70,14 +75,18 @@ class _WatchPartitions(beam.DoFn):
 
 @dataclass
 class WatchPartitions(beam.PTransform):
-    """Topics -> their partitions, and without end those that are added to them."""
+    """Topics -> their partitions, keyed, and without end those that are added to them.
 
+    The keys are such that all subtasks of a Flink cluster read as many partitions, give or take one.
+    """
+
+    topics: tuple[str, ...]
     configuration: Mapping[str, object]
 
-    def expand(self, topics: beam.PCollection[Topic]) -> beam.PCollection[Partition]:
+    def expand(self, topics: beam.PCollection[Topic]) -> beam.PCollection[KeyedPartition]:
         return (
             topics
             | StayOpen()
             | beam.Map(lambda topic: (topic.name, topic)).with_output_types(tuple[str, Topic])
-            | beam.ParDo(_WatchPartitions(self.configuration)).with_output_types(Partition)
+            | beam.ParDo(_WatchPartitions(self)).with_output_types(KeyedPartition)
         )

@@ -9,6 +9,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from runners.local import FlinkCluster, KafkaBroker
+from runners.local.web import get_json
 from tests.stream_jobs import job, lag, raw_offsets, reading, rows, send, wait_for
 
 
@@ -31,6 +32,19 @@ def send_in_a_transaction(kafka: KafkaBroker, topic: str, messages: Iterable[tup
     producer.commit_transaction()
 
 
+def partitions_by_subtask(cluster: FlinkCluster) -> list[int]:
+    """How many each subtask of the only job has been given; Flink's figures are up to ten seconds old."""
+    url = f"{cluster.rest_url}/jobs"
+    (job,) = [job for job in get_json(f"{url}/overview")["jobs"] if job["state"] == "RUNNING"]
+    vertices = get_json(f"{url}/{job['jid']}")["vertices"]
+    (reads,) = [vertex for vertex in vertices if "ToKeyedWorkItem" in vertex["name"]]
+    of_subtasks = [
+        get_json(f"{url}/{job['jid']}/vertices/{reads['id']}/subtasks/{subtask}/metrics?get=numRecordsIn")
+        for subtask in range(reads["parallelism"])
+    ]
+    return [int(figure["value"]) for figures in of_subtasks for figure in figures]
+
+
 def test_partitions_added_to_a_topic_are_read_and_lag_is_0_once_caught_up(
     flink_cluster: FlinkCluster, kafka: KafkaBroker, new_topic, tmp_path
 ):
@@ -48,9 +62,13 @@ def test_partitions_added_to_a_topic_are_read_and_lag_is_0_once_caught_up(
     with job(kafka, output, *arguments) as first:
         send_to(2, 0, 600)
         wait_for(lambda: lag(kafka, topic, 2) == 0, "both partitions are read", 180)
+        wait_for(lambda: partitions_by_subtask(flink_cluster) == [1, 1], "each subtask reads one of them")
         grow(kafka, topic, 5)
         send_to(5, 600, 1200)
         wait_for(lambda: lag(kafka, topic, 5) == 0, "the new partitions are read too")
+        wait_for(
+            lambda: sorted(partitions_by_subtask(flink_cluster)) == [2, 3], "and the new ones are dealt out"
+        )
         first.terminate()
         assert first.wait(120) == 128 + signal.SIGTERM
     grow(kafka, topic, 6)
