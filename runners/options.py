@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import create_runner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 IN_PROCESS = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 
@@ -45,9 +45,17 @@ def new_pipeline(runner: str, flags: Sequence[str], streaming: bool) -> beam.Pip
     """An empty pipeline for that runner, with the options of `pipeline_options`. UnusableRunner as there."""
     options = pipeline_options(runner, flags, streaming)
     try:
-        return beam.Pipeline(runner=create_runner(options.get_all_options()["runner"]), options=options)
+        return beam.Pipeline(runner=_create(runner, options), options=options)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         raise UnusableRunner(f"--runner {runner}: {error}") from error
+
+
+def _create(runner: str, options: PipelineOptions) -> PipelineRunner:
+    if runner == "FlinkRunner":
+        from runners.flink_runner import FlinkRunner
+
+        return FlinkRunner()
+    return create_runner(options.get_all_options()["runner"])
 
 
 def _on_flink(flags: list[str], streaming: bool) -> list[str]:

@@ -82,11 +82,11 @@ class _ReadForever(beam.DoFn):
         element: tuple[tuple[str, int], Partition],
         place=beam.DoFn.StateParam(PLACE),  # noqa: B008
         next_read=beam.DoFn.TimerParam(NEXT),  # noqa: B008
-    ) -> None:
+    ) -> Iterable[pa.RecordBatch]:
         _, partition = element
         progress = self._follow(Progress(), partition, None) if partition.added else Progress()
         place.write((partition, partition.start, progress))
-        fire_after(0, next_read, hold=_event_time(progress))
+        yield from self.read(place, next_read)
 
     @on_timer(NEXT)
     def read(
