@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import pipelines.replay.without_pandas  # noqa: F401 - before anything uses pyarrow
+
 import contextlib
 import gc
 import logging
@@ -13,7 +16,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipelines.metrics_server import served
 from pipelines.printing import fail, print_lines
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.arguments import ReplayArguments, parse_arguments
@@ -21,7 +23,7 @@ from pipelines.replay.dead_letters import DeadLetterFile, DeadLetterTopic
 from pipelines.replay.delivery import Delivery, Undeliverable
 from pipelines.replay.dry_run import dry_run
 from pipelines.replay.inject import Injector, Manifest
-from pipelines.replay.metrics import Latencies, ReplayMetrics
+from pipelines.replay.latencies import Latencies
 from pipelines.replay.pace import EventTimePace, Pace, RatePace, Unbounded
 from pipelines.replay.portions import Encode, Portion, Source, made_ahead
 from pipelines.replay.progress import shown
@@ -80,6 +82,9 @@ def replay(arguments: ReplayArguments, stop: Stop) -> Outcome:
             repeated.note,
         )
         if arguments.metrics_port is not None:
+            from pipelines.metrics_server import served  # only now: most replays serve none
+            from pipelines.replay.metrics import ReplayMetrics
+
             metrics = ReplayMetrics(accounts, delivery, latencies, repeated)
             ending.enter_context(served(metrics, arguments.metrics_host, arguments.metrics_port))
         sender = Sender(

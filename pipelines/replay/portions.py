@@ -25,7 +25,7 @@ from transforms.messages import to_messages
 from transforms.rules import validate
 
 READ_BYTES = 1 << 20
-ROWS = 8_192
+ROWS = 16_384
 SECOND = 1_000_000
 
 OUTGOING = pa.schema(

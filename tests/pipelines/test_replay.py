@@ -703,6 +703,23 @@ def test_the_replay_needs_no_beam() -> None:
     assert run.stdout == "[]\n"
 
 
+def test_the_replay_loads_no_pandas(tmp_path: Path) -> None:
+    command = [
+        "-m",
+        "pipelines.replay",
+        "traffic",
+        "--dry_run",
+        "--input",
+        str(readings(tmp_path / "a.csv", 9)),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "pyarrow.compute" in loaded
+    assert not any(name.startswith("pandas.") for name in loaded)
+
+
 def test_memory_does_not_grow_with_the_file(replay: Replay, topic: str, tmp_path: Path) -> None:
     def peak(rows: int) -> float:
         process = replay.start(topic, readings(tmp_path / f"{rows}.csv", rows, sensors=200))
