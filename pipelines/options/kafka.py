@@ -8,6 +8,7 @@ import os
 from pipelines.options.values import moment
 
 GROUP = "stream-processor-group-v2"
+DEFAULT_SERVERS = "127.0.0.1:9092"
 
 
 def add_kafka(parser: argparse.ArgumentParser) -> None:
@@ -20,16 +21,23 @@ def add_kafka(parser: argparse.ArgumentParser) -> None:
         "--topic", nargs="+", default=[], metavar="TOPIC", help="topics to read, instead of files"
     )
     group.add_argument(
-        "--bootstrap_servers", default="127.0.0.1:9092", metavar="HOST:PORT", help="(default: %(default)s)"
+        "--bootstrap_servers",
+        metavar="HOST:PORT",
+        help=f"(default: KAFKA_BOOTSTRAP_SERVERS, or {DEFAULT_SERVERS})",
     )
     group.add_argument(
         "--kafka_config",
-        type=_setting,
         nargs="+",
         action="extend",
         default=[],
-        metavar="KEY=VALUE",
-        help="further settings of librdkafka, such as security.protocol=SASL_SSL",
+        metavar="NAME=VALUE",
+        help="any property of librdkafka but secrets, such as security.protocol=SASL_SSL",
+    )
+    group.add_argument(
+        "--kafka_config_file",
+        metavar="FILE",
+        help="the same and secrets, a NAME=VALUE in each line; last come variables such as "
+        "KAFKA_SASL_PASSWORD: KAFKA_X_Y is x.y",
     )
     group.add_argument(
         "--format", choices=("json", "avro"), default="json", help="of the messages (default: %(default)s)"
@@ -51,19 +59,14 @@ def add_kafka(parser: argparse.ArgumentParser) -> None:
 
 
 def client_settings(options: argparse.Namespace) -> dict[str, str]:
-    """What the clients of Kafka are configured with; secrets may be among it."""
-    return {
-        "bootstrap.servers": options.bootstrap_servers,
-        "group.id": GROUP,
-        **dict(options.kafka_config),
-    }
+    """What the clients of Kafka are configured with; secrets may be among it. UserError for no property."""
+    if not options.topic:
+        return {}
+    from pipelines.kafka_properties import given_properties  # Kafka's packages are an extra
 
-
-def _setting(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{key!r} is not of the form key=value")
-    return key, value
+    given = given_properties(os.environ, options.kafka_config_file, options.kafka_config)
+    servers = {"bootstrap.servers": options.bootstrap_servers} if options.bootstrap_servers else {}
+    return {"bootstrap.servers": DEFAULT_SERVERS, "group.id": GROUP, **given, **servers}
 
 
 def _start(text: str) -> str:

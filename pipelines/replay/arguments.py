@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from pipelines.replay import properties
+from pipelines.kafka_properties import check, given_properties
 from pipelines.replay.options import (
     DEFAULT_URL,
     DEFAULT_VEHICLE,
@@ -21,6 +21,7 @@ from pipelines.replay.options import (
     UNBOUNDED_BATCH,
     parser,
 )
+from pipelines.replay.properties import DEFAULTS
 from pipelines.replay.topics import TOPICS, default_dead_letter_topic
 from schemas.feed import Feed
 from schemas.feeds import FEEDS
@@ -142,15 +143,13 @@ def _properties(given: argparse.Namespace, environment: Mapping[str, str]) -> di
         "linger.ms": given.linger_ms,
     }
     merged: dict[str, object] = {
-        **properties.DEFAULTS,
-        **properties.from_environment(environment),
-        **(properties.from_file(given.kafka_config_file) if given.kafka_config_file else {}),
-        **properties.from_command_line(given.kafka_config),
+        **DEFAULTS,
+        **given_properties(environment, given.kafka_config_file, given.kafka_config),
         **{name: value for name, value in named.items() if value is not None},
     }
     if "bootstrap.servers" not in merged:
         raise UserError("where is Kafka? Give --bootstrap_servers or KAFKA_BOOTSTRAP_SERVERS, or --dry_run")
-    properties.check(merged)
+    check(merged)
     return merged
 
 

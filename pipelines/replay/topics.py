@@ -10,8 +10,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipelines.kafka_properties import SILENT
 from pipelines.replay.delivery import REMEDIES
-from pipelines.replay.properties import SILENT
 from transforms.errors import UserError
 
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)

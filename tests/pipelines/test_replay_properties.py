@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.arguments import parse_arguments as job_arguments
+from pipelines.kafka_properties import from_command_line, from_environment, from_file
 from pipelines.replay.arguments import parse_arguments
-from pipelines.replay.properties import from_command_line, from_environment, from_file
 from pipelines.replay.topics import TOPICS
+from schemas.traffic import TRAFFIC
 from transforms.errors import UserError
 
 
@@ -122,6 +124,27 @@ def test_arguments_do_not_show_secrets_when_printed(file: Path) -> None:
     )
     assert arguments.properties["sasl.password"] == "hunter2"
     assert "hunter2" not in repr(arguments)
+
+
+def test_a_job_takes_them_from_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "client.properties"
+    config.write_text("sasl.username=me\nsasl.mechanism=SCRAM-SHA-512\n")
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "a:1")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "hunter2")
+    run = ["--topic", "t", "--kafka_config_file", str(config), "--kafka_config", "sasl.mechanism=PLAIN"]
+    arguments = job_arguments(TRAFFIC, run)
+    assert arguments.kafka == {
+        "bootstrap.servers": "a:1",
+        "group.id": "stream-processor-group-v2",
+        "sasl.username": "me",
+        "sasl.password": "hunter2",
+        "sasl.mechanisms": "PLAIN",
+    }
+    assert "hunter2" not in repr(arguments) + repr(arguments.describe())
+    elsewhere = job_arguments(TRAFFIC, [*run, "--bootstrap_servers", "b:1"])
+    assert elsewhere.kafka["bootstrap.servers"] == "b:1"
+    with pytest.raises(UserError, match="no place for a secret"):
+        job_arguments(TRAFFIC, [*run, "--kafka_config", "sasl.password=hunter2"])
 
 
 def test_a_registrys_password_comes_from_the_environment_alone(file: Path) -> None:
