@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import weakref
@@ -110,19 +111,32 @@ class Delivery:
         weakref.finalize(handover, self._settle, messages.num_rows, read_at).atexit = False
         self._handed += messages.num_rows
         topic, produce = self.topic, self._producer.produce
-        for row, (key, payload) in enumerate(_keyed(messages)):
-            while not self._hopeless:
-                try:
-                    produce(topic, payload, key, THE_KEYS_PARTITION, handover)
+        left = _keyed(messages)
+        for key, payload in left:
+            try:
+                produce(topic, payload, key, THE_KEYS_PARTITION, handover)
+            except (BufferError, KafkaException) as error:
+                self._send_again(error, handover, key, payload)
+                if self._hopeless:
                     break
-                except BufferError:  # its queue is full
-                    self._wait(FULL_QUEUE_SECONDS)
-                except KafkaException as error:
-                    self._fail(handover, row, error.args[0])
-                    break
-            else:
-                self._fail(handover, row, self._hopeless)
+        if self._hopeless:
+            for _, payload in left:
+                handover.fail(payload, self._hopeless)
         self.poll(0)
+
+    def _send_again(self, error: Exception, handover: _Handover, key: str, payload: bytes) -> None:
+        """Again and again, as long as there is no room; what is wrong otherwise, is so for good."""
+        while isinstance(error, BufferError):
+            self._wait(FULL_QUEUE_SECONDS)
+            if self._hopeless:
+                handover.fail(payload, self._hopeless)
+                return
+            try:
+                self._producer.produce(self.topic, payload, key, THE_KEYS_PARTITION, handover)
+                return
+            except (BufferError, KafkaException) as same_or_another:
+                error = same_or_another
+        handover.fail(payload, error.args[0])
 
     def wait_for_room(self) -> None:
         """Serves delivery reports for a moment, and counts it as back-pressure. Undeliverable as `poll`."""
@@ -207,23 +221,29 @@ class _Handover:
         self._rows: dict[bytes, list[int]] | None = None
 
     def __call__(self, error: KafkaError | None, message: Message) -> None:
-        """Notes the failure. A report names no row; but rows of the same payload are the same message."""
         assert error is not None, "only errors are reported"
+        self.fail(message.value() or b"", error)
+
+    def fail(self, payload: bytes, error: KafkaError) -> None:
+        """Notes a failure. A report names no row; but rows of the same payload are the same message."""
         if self._rows is None:
             self._rows = {}
-            for row, payload in enumerate(self.messages["payload"].to_pylist()):
-                self._rows.setdefault(payload, []).append(row)
-        rows = self._rows[message.value() or b""]
+            for row, each in enumerate(self.messages["payload"].to_pylist()):
+                self._rows.setdefault(each, []).append(row)
+        rows = self._rows[payload]
         self.delivery._fail(self, rows.pop(0) if len(rows) > 1 else rows[0], error)
 
 
 def _keyed(messages: pa.RecordBatch) -> Iterator[tuple[str, bytes]]:
     """Each message's key and payload, made for a few at a time, so that the processor's cache holds them."""
     keys = messages["key"].dictionary.to_pylist()
-    for low in range(0, messages.num_rows, AT_ONCE):
-        some = messages.slice(low, AT_ONCE)
-        of_rows = map(keys.__getitem__, some["key"].indices.to_numpy().tolist())
-        yield from zip(of_rows, some["payload"].to_pylist(), strict=True)
+
+    def some(low: int) -> Iterator[tuple[str, bytes]]:
+        these = messages.slice(low, AT_ONCE)
+        of_rows = map(keys.__getitem__, these["key"].indices.to_numpy().tolist())
+        return zip(of_rows, these["payload"].to_pylist(), strict=True)
+
+    return itertools.chain.from_iterable(map(some, range(0, messages.num_rows, AT_ONCE)))
 
 
 def reason(error: KafkaError) -> str:
