@@ -6,6 +6,9 @@ Arrow alone does it: a third quicker than polars' `struct.json_encode`, and with
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -30,32 +33,80 @@ def to_json(messages: pa.RecordBatch) -> pa.StringArray:
     >>> to_json(pa.RecordBatch.from_pylist([{"road": "I-405", "coordinates": {"latitude": None}}]))[0].as_py()
     '{"road":"I-405","coordinates":{"latitude":null}}'
     """
-    return _objects(messages.schema.names, messages.columns, messages.num_rows)
+    return _joined(_object(messages.schema.names, messages.columns), messages.num_rows)
 
 
-def _objects(names: list[str], columns: list[pa.Array], rows: int) -> pa.StringArray:
-    if not columns:
-        return pa.array(["{}"] * rows, pa.string())
-    parts: list[pa.Array | pa.Scalar] = []
-    for name, column in zip(names, columns, strict=True):
-        for part in _member(f"{',' if parts else '{'}{json.dumps(name)}:", column):
-            if parts and isinstance(part, pa.Scalar) and isinstance(parts[-1], pa.Scalar):
-                part = pa.scalar(f"{parts.pop()}{part}")
-            parts.append(part)
-    joined = pc.binary_join_element_wise(*parts, pa.scalar("}"), NOTHING)
-    return pa.repeat(joined, rows) if isinstance(joined, pa.Scalar) else joined
+@dataclass
+class _LookedUp:
+    """A text for each row, of few distinct ones: those of `texts` at `places`, between the same two."""
+
+    texts: pa.StringArray
+    places: pa.Array
+    before: str = ""
+    after: str = ""
+
+    def of_rows(self) -> pa.StringArray:
+        texts = self.texts
+        if self.before or self.after:
+            texts = pc.binary_join_element_wise(self.before, texts, self.after, NOTHING)
+        return texts.take(self.places)
 
 
-def _member(prefix: str, column: pa.Array) -> list[pa.Array | pa.Scalar]:
-    """What to join for a column: the prefix and its texts, those of equal values made only once."""
+Part: TypeAlias = "str | pa.StringArray | _LookedUp"
+"""What all rows have in common, or a text for each row."""
+
+
+def _joined(parts: Iterable[Part], rows: int) -> pa.StringArray:
+    """The parts side by side. What all rows have in common is joined to the few texts that are looked up."""
+    joined: list[Part] = []
+    for part in parts:
+        last = joined[-1] if joined else None
+        if isinstance(part, str) and isinstance(last, str):
+            joined[-1] = last + part
+        elif isinstance(part, str) and isinstance(last, _LookedUp) and _few(last, rows):
+            last.after += part
+        elif isinstance(last, str) and isinstance(part, _LookedUp) and _few(part, rows):
+            part.before = last
+            joined[-1] = part
+        else:
+            joined.append(part)
+    if joined and all(isinstance(part, str) for part in joined):
+        return pa.repeat(pa.scalar(joined[0]), rows)
+    texts = (part.of_rows() if isinstance(part, _LookedUp) else part for part in joined)
+    return pc.binary_join_element_wise(*texts, NOTHING)
+
+
+def _few(part: _LookedUp, rows: int) -> bool:
+    return len(part.texts) <= rows // 2
+
+
+def _object(names: Sequence[str], columns: Sequence[pa.Array]) -> Iterator[Part]:
+    yield "{"
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        yield f"{',' if place else ''}{json.dumps(name)}:"
+        yield from _values(column)
+    yield "}"
+
+
+def _values(column: pa.Array) -> Iterable[Part]:
+    """Each value as JSON, made only once for those that are equal."""
     if pa.types.is_dictionary(column.type):
-        texts = pc.binary_join_element_wise(pa.scalar(prefix), _texts(column.dictionary), NOTHING)
-        if len(texts) == 1 and not column.null_count:
-            return [texts[0]]
-        return [pc.fill_null(texts.take(column.indices), f"{prefix}null")]
+        return [_looked_up(_texts(column.dictionary), column.indices)]
     if _repeats(column):
-        return _member(prefix, column.dictionary_encode())
-    return [pa.scalar(prefix), *(_thousandths(column) or [_texts(column)])]
+        return _values(column.dictionary_encode())
+    if not column.null_count:
+        if pa.types.is_struct(column.type):
+            return _object([field.name for field in column.type], _members(column))
+        if pa.types.is_string(column.type):
+            return ['"', _escaped(column), '"']
+    return _thousandths(column) or [_texts(column)]
+
+
+def _looked_up(texts: pa.StringArray, places: pa.Array) -> Part:
+    if places.null_count:
+        places = pc.fill_null(places.cast(pa.int32()), len(texts))
+        texts = pa.concat_arrays([texts, pa.array(["null"])])
+    return texts[0].as_py() if len(texts) == 1 else _LookedUp(texts, places)
 
 
 def _repeats(column: pa.Array) -> bool:
@@ -64,7 +115,7 @@ def _repeats(column: pa.Array) -> bool:
     return len(column[:SAMPLE_ROWS].unique()) < SAMPLE_ROWS // 2
 
 
-def _thousandths(column: pa.Array) -> list[pa.StringArray] | None:
+def _thousandths(column: pa.Array) -> list[Part] | None:
     """What stands before the point and from it on, looked up in half the time that working it out takes.
 
     None unless each number is one of thousandths from 0 to below 10,000, as most measured ones are.
@@ -72,21 +123,25 @@ def _thousandths(column: pa.Array) -> list[pa.StringArray] | None:
     if not pa.types.is_floating(column.type) or column.null_count or not len(column):
         return None
     numbers = column.to_numpy()
-    if not (numbers.min() >= 0 and numbers.max() < len(WHOLES)):
+    highest = numbers.max()
+    if not (numbers.min() >= 0 and highest < len(WHOLES)):
         return None
     thousandths = np.rint(numbers * 1000)
     if (thousandths / 1000 != numbers).any():
         return None
     wholes, rest = np.divmod(thousandths.astype(np.int32), 1000)
-    return [WHOLES.take(pa.array(wholes)), FRACTIONS.take(pa.array(rest))]
+    return [_LookedUp(WHOLES[: int(highest) + 2], pa.array(wholes)), _LookedUp(FRACTIONS, pa.array(rest))]
+
+
+def _members(group: pa.StructArray) -> list[pa.Array]:
+    return [group.field(place) for place in range(group.type.num_fields)]
 
 
 def _texts(column: pa.Array) -> pa.StringArray:
     """Each value as JSON."""
     type = column.type
     if pa.types.is_struct(type):
-        members = [column.field(place) for place in range(type.num_fields)]
-        texts = _objects([field.name for field in type], members, len(column))
+        texts = _joined(_object([field.name for field in type], _members(column)), len(column))
         return pc.if_else(column.is_valid(), texts, NULL) if column.null_count else texts
     if pa.types.is_list(type):
         members = pa.ListArray.from_arrays(column.offsets, _texts(column.values))
