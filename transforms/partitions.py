@@ -67,7 +67,8 @@ def find_topics(topics: Sequence[str], configuration: Mapping[str, object], star
     milliseconds since the epoch (the first message of that time or later). UserError when no broker answers
     or a topic does not exist.
     """
-    consumer = connect(configuration)
+    noted: list[KafkaError] = []
+    consumer = connect({**configuration, "error_cb": noted.append})
     try:
         return [
             Topic(
@@ -80,17 +81,21 @@ def find_topics(topics: Sequence[str], configuration: Mapping[str, object], star
             for topic in topics
         ]
     except KafkaException as error:
-        raise UserError(f"{servers(configuration)}: {_cause(error.args[0], configuration)}") from error
+        consumer.poll(0)  # which hands over what was noted
+        cause = _cause(error.args[0], noted, configuration)
+        raise UserError(f"{servers(configuration)}: {cause}") from error
     except NoSuchTopic as error:
         raise UserError(f"{servers(configuration)}: topic {error} does not exist; create it first") from error
     finally:
         consumer.close()
 
 
-def _cause(error: KafkaError, configuration: Mapping[str, object]) -> str:
+def _cause(error: KafkaError, noted: Sequence[KafkaError], configuration: Mapping[str, object]) -> str:
     """What is wrong: a broker that does not answer may also have answered, and named another address."""
     if error.code() not in UNREACHABLE:
         return error.str()
+    if KafkaError._AUTHENTICATION in map(KafkaError.code, noted):
+        return "it refuses this user: see KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
     consumer = connect(configuration)
     try:
         brokers = consumer.list_topics(timeout=BROKER_SECONDS).brokers.values()

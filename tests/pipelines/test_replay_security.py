@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from pipelines import traffic
 from runners.local import KafkaBroker
 from runners.local.ports import LOOPBACK
 from runners.local.waiting import wait_until
@@ -99,13 +101,25 @@ def sasl(user: str, password: str) -> dict[str, str]:
     }
 
 
-def test_the_right_password_is_let_in(
-    sasl_broker: SaslBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_right_password_is_let_in_and_a_job_by_the_same_variables(
+    sasl_broker: SaslBroker,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     replay = Replay(sasl_broker, tmp_path, capsys)
     assert replay("guarded", readings(tmp_path / "a.csv", 10), environment=sasl("admin", "right")) == 0
     assert account(replay.out)["acked"] == 10
     assert topic_end(sasl_broker, "guarded", SaslBroker.ADMIN) == {0: 10}
+    job = ["--topic", "guarded", "--output", str(tmp_path / "out")]
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", sasl_broker.bootstrap_servers)
+    for password, status in (("right", 0), ("wr0ng", 2)):
+        for name, value in sasl("admin", password).items():
+            monkeypatch.setenv(name, value)
+        assert traffic.main(job) == status
+    said = capsys.readouterr()
+    assert re.search(r"^ +accepted +10$", said.out, re.MULTILINE) and "KAFKA_SASL_PASSWORD" in said.err
+    assert "wr0ng" not in said.out + said.err
 
 
 def test_a_wrong_password_ends_at_once_with_what_to_do(
