@@ -13,6 +13,7 @@ from transforms.errors import UserError
 
 PREFIX = "KAFKA_"
 NOT_PROPERTIES = {"KAFKA_TOPIC"}
+NOT_TEXT = {"", "default.topic.config", "interceptors", "logger", "opaque"}  # which programs alone can give
 OTHER_SPELLINGS = {
     "sasl.mechanism": "sasl.mechanisms",
     "metadata.broker.list": "bootstrap.servers",
@@ -22,7 +23,9 @@ OTHER_SPELLINGS = {
     "request.required.acks": "acks",
     "message.send.max.retries": "retries",
 }
-SECRET = re.compile(r"password|secret|\.pem$|jaas|oauthbearer\.(config|assertion)|token")
+SECRET = re.compile(
+    r"password|secret|key\.pem$|jaas|oauthbearer\.(config|assertion\.private)|token(?!\.endpoint)"
+)
 UNKNOWN = re.compile(r'No such configuration property: "([^"]+)"')
 
 log = logging.getLogger(__name__)
@@ -50,11 +53,13 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unknown_property(properties: Mapping[str, str]) -> str | None:
+    if found := NOT_TEXT & properties.keys():
+        return found.pop()
     try:
         Producer(dict(properties), logger=SILENT)
     except KafkaException as error:
-        if found := UNKNOWN.search(error.args[0].str()):
-            return found[1]
+        if unknown := UNKNOWN.search(error.args[0].str()):
+            return unknown[1]
     return None
 
 
@@ -83,7 +88,7 @@ def from_command_line(settings: Iterable[str]) -> dict[str, str]:
 
 def _split(setting: str, where: str) -> tuple[str, str]:
     name, equals, value = setting.partition("=")
-    if not equals or not name.strip():
+    if not equals or name.strip() in NOT_TEXT:
         raise UserError(f"{where}: an entry is not of the form linger.ms=20")
     return OTHER_SPELLINGS.get(name.strip(), name.strip()), value.strip()
 

@@ -128,7 +128,10 @@ def build_sessions(readings: beam.PCollection[pa.RecordBatch], arguments: Argume
 
 
 def build_stream(pipeline: beam.Pipeline, arguments: Arguments) -> None:
-    """The graph of a run without end. A savepoint needs the labels of its groupings: keep them."""
+    """The graph of a run without end.
+
+    A savepoint needs the labels of groupings, and of what is before a step that has state: keep them.
+    """
     feed, output, kafka = arguments.feed, arguments.output, arguments.kafka
     source = ReadForever(
         feed=feed,

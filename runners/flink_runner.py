@@ -13,7 +13,7 @@ from apache_beam.utils.subprocess_server import SubprocessServer
 
 from runners.local.ports import accepts_connections
 
-POLL_SECONDS = 0.02
+POLL_SECONDS, LISTENS_SECONDS = 0.02, 10
 
 
 class FlinkRunner(flink_runner.FlinkRunner):
@@ -39,13 +39,16 @@ class _JobServer(JobServer):
         return self._server.start()
 
     def stop(self) -> None:
-        self._server.stop()
-        self._artifacts.cleanup()
+        try:
+            self._server.stop()
+        finally:
+            self._artifacts.cleanup()
 
 
 class _ListeningServer(SubprocessServer):
     def start_process(self) -> tuple[subprocess.Popen, str]:
         process, endpoint = super().start_process()
-        while process.poll() is None and not accepts_connections(self._port):
+        deadline = time.monotonic() + LISTENS_SECONDS  # then gRPC waits, and says so
+        while process.poll() is None and time.monotonic() < deadline and not accepts_connections(self._port):
             time.sleep(POLL_SECONDS)
         return process, endpoint

@@ -209,7 +209,7 @@ class ReadForever(beam.PTransform):
 
     feed: Feed
     topics: tuple[str, ...]
-    configuration: Mapping[str, object]
+    configuration: Mapping[str, object] = field(repr=False)  # secrets are among it
     decode: Judge
     window_seconds: int
     lateness: int

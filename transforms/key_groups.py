@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-KEY_GROUPS = 128  # Flink's number of them for up to 85 subtasks, of which each has as many neighbours
+KEY_GROUPS = 128  # Flink's default for up to 85 subtasks; each has some that follow one another
 WORD = 0xFFFF_FFFF
 
 
@@ -19,13 +19,14 @@ def key_at(topic: str, number: int, place: float) -> tuple[str, int]:
     return next(key for key in tries if key_group(key) == wanted)
 
 
-def halving(number: int) -> float:
-    """Places that are spread at every number of them.
+def added_place(number: int) -> float:
+    """Of a partition that is added: always between those that there are, from the last group down.
 
-    >>> [halving(number) for number in range(5)]
-    [0.0, 0.5, 0.25, 0.75, 0.125]
+    >>> [round((1 - added_place(number)) * KEY_GROUPS) for number in range(5)]
+    [1, 65, 33, 97, 17]
     """
-    return int(f"{number % KEY_GROUPS:07b}"[::-1], 2) / KEY_GROUPS
+    halved = int(f"{number % KEY_GROUPS:07b}"[::-1], 2)
+    return (KEY_GROUPS - 1 - halved) / KEY_GROUPS
 
 
 def key_group(key: tuple[str, int]) -> int:

@@ -50,7 +50,7 @@ class Reader:
                 break
 
     def _end_at_last_fetch(self) -> int | None:
-        """The place, where the broker's last answer went no further; a transaction's mark may be behind it.
+        """The place, where the broker's last answer went no further than a transaction's mark, or a message.
 
         Of a partition that grows all the time librdkafka never says that its end is reached.
         """

@@ -17,6 +17,10 @@ UNREACHABLE = (
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._DESTROY_BROKER,
 )
+CONNECTION_REMEDIES = {
+    KafkaError._AUTHENTICATION: "put right KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, and the mechanism",
+    KafkaError._SSL: "is KAFKA_SSL_CA_LOCATION the authority of its certificate, does it speak TLS?",
+}
 # A small queue, refilled quickly, reads as fast as a large one in a quarter of the memory.
 CONSUMER = {
     "enable.auto.commit": False,
@@ -94,8 +98,9 @@ def _cause(error: KafkaError, noted: Sequence[KafkaError], configuration: Mappin
     """What is wrong: a broker that does not answer may also have answered, and named another address."""
     if error.code() not in UNREACHABLE:
         return error.str()
-    if KafkaError._AUTHENTICATION in map(KafkaError.code, noted):
-        return "it refuses this user: see KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
+    for refusal in noted:
+        if refusal.code() in CONNECTION_REMEDIES:
+            return f"{refusal.str()}; {CONNECTION_REMEDIES[refusal.code()]}"
     consumer = connect(configuration)
     try:
         brokers = consumer.list_topics(timeout=BROKER_SECONDS).brokers.values()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 from apache_beam.coders import PickleCoder
@@ -12,7 +12,7 @@ from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec, TimerSpec, on_timer
 from confluent_kafka import Consumer, KafkaException
 
-from transforms.key_groups import halving, key_at
+from transforms.key_groups import added_place, key_at
 from transforms.looping_timers import FOREVER, NO_HOLD, StayOpen, fire_after
 from transforms.partitions import NoSuchTopic, Partition, Topic, connect, count_partitions
 
@@ -55,7 +55,8 @@ class _WatchPartitions(beam.DoFn):
         topic, count = given.read()
         present = self._count(topic, count)
         for number in range(count, present):
-            yield key_at(topic, number, halving(number)), Partition(topic, number, 0, FOREVER, added=True)
+            place = (added_place(number) + self.topics.index(topic) / len(self.topics)) % 1
+            yield key_at(topic, number, place), Partition(topic, number, 0, FOREVER, added=True)
         given.write((topic, max(count, present)))
         fire_after(NEW_PARTITION_SECONDS, next_look, hold=NO_HOLD)
 
@@ -77,16 +78,16 @@ class _WatchPartitions(beam.DoFn):
 class WatchPartitions(beam.PTransform):
     """Topics -> their partitions, keyed, and without end those that are added to them.
 
-    The keys are such that all subtasks of a Flink cluster read as many partitions, give or take one.
+    The keys are such that all subtasks of a Flink cluster read about as many partitions.
     """
 
     topics: tuple[str, ...]
-    configuration: Mapping[str, object]
+    configuration: Mapping[str, object] = field(repr=False)  # secrets are among it
 
     def expand(self, topics: beam.PCollection[Topic]) -> beam.PCollection[KeyedPartition]:
         return (
             topics
             | StayOpen()
-            | beam.Map(lambda topic: (topic.name, topic)).with_output_types(tuple[str, Topic])
+            | "KeyByTopic" >> beam.Map(lambda topic: (topic.name, topic)).with_output_types(tuple[str, Topic])
             | beam.ParDo(_WatchPartitions(self)).with_output_types(KeyedPartition)
         )

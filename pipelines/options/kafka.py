@@ -6,6 +6,7 @@ import argparse
 import os
 
 from pipelines.options.values import moment
+from transforms.errors import UserError
 
 GROUP = "stream-processor-group-v2"
 DEFAULT_SERVERS = "127.0.0.1:9092"
@@ -36,8 +37,8 @@ def add_kafka(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kafka_config_file",
         metavar="FILE",
-        help="the same and secrets, a NAME=VALUE in each line; last come variables such as "
-        "KAFKA_SASL_PASSWORD: KAFKA_X_Y is x.y",
+        help="the same and secrets, a NAME=VALUE in each line; wins over variables such as "
+        "KAFKA_SASL_PASSWORD (KAFKA_X_Y is x.y)",
     )
     group.add_argument(
         "--format", choices=("json", "avro"), default="json", help="of the messages (default: %(default)s)"
@@ -59,8 +60,13 @@ def add_kafka(parser: argparse.ArgumentParser) -> None:
 
 
 def client_settings(options: argparse.Namespace) -> dict[str, str]:
-    """What the clients of Kafka are configured with; secrets may be among it. UserError for no property."""
+    """What the clients of Kafka are configured with; secrets may be among it.
+
+    UserError where files are read and yet something is given, and for what is not of the form NAME=VALUE.
+    """
     if not options.topic:
+        if options.kafka_config or options.kafka_config_file:
+            raise UserError("--kafka_config and --kafka_config_file go with --topic; files are read here")
         return {}
     from pipelines.kafka_properties import given_properties  # Kafka's packages are an extra
 

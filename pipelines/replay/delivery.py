@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from pipelines.replay.accounts import ReplayAccounts, reasons_of
 from schemas.feed import Feed
 from transforms.dead_letters import Failure, to_dead_letters
+from transforms.partitions import CONNECTION_REMEDIES
 
 FLUSH_SECONDS = 0.2
 FULL_QUEUE_SECONDS = 0.005
@@ -25,14 +26,13 @@ AT_ONCE = 1_024
 
 # What to do about an error that no retry has cured.
 REMEDIES = {
+    **CONNECTION_REMEDIES,
     KafkaError.UNKNOWN_TOPIC_OR_PART: "create it with --create_topics, or name another with --topic",
     KafkaError._UNKNOWN_TOPIC: "create it with --create_topics, or name another with --topic",
     KafkaError._UNKNOWN_PARTITION: "its partitions have changed: start the replay again",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "have this user allowed to write to it, or name another user",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "have this user allowed to write to a topic, or IdempotentWrite",
-    KafkaError._AUTHENTICATION: "put right KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, and the mechanism",
     KafkaError.SASL_AUTHENTICATION_FAILED: "put right KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
-    KafkaError._SSL: "is KAFKA_SSL_CA_LOCATION the authority of its certificate, does it speak TLS?",
     KafkaError._FATAL: "the idempotent producer cannot go on: start the replay again",
     KafkaError.UNSUPPORTED_COMPRESSION_TYPE: "choose another --compression",
     KafkaError.MSG_SIZE_TOO_LARGE: "raise message.max.bytes, and max.message.bytes of the topic",
@@ -115,28 +115,31 @@ class Delivery:
         for key, payload in left:
             try:
                 produce(topic, payload, key, THE_KEYS_PARTITION, handover)
-            except (BufferError, KafkaException) as error:
-                self._send_again(error, handover, key, payload)
+            except BufferError:
+                self._send_again(handover, key, payload)
                 if self._hopeless:
                     break
+            except KafkaException as error:
+                handover.fail(payload, error.args[0])
         if self._hopeless:
             for _, payload in left:
                 handover.fail(payload, self._hopeless)
         self.poll(0)
 
-    def _send_again(self, error: Exception, handover: _Handover, key: str, payload: bytes) -> None:
-        """Again and again, as long as there is no room; what is wrong otherwise, is so for good."""
-        while isinstance(error, BufferError):
+    def _send_again(self, handover: _Handover, key: str, payload: bytes) -> None:
+        """Again and again, as long as there is no room."""
+        while True:
             self._wait(FULL_QUEUE_SECONDS)
             if self._hopeless:
                 handover.fail(payload, self._hopeless)
                 return
             try:
                 self._producer.produce(self.topic, payload, key, THE_KEYS_PARTITION, handover)
-                return
-            except (BufferError, KafkaException) as same_or_another:
-                error = same_or_another
-        handover.fail(payload, error.args[0])
+            except BufferError:
+                continue
+            except KafkaException as error:
+                handover.fail(payload, error.args[0])
+            return
 
     def wait_for_room(self) -> None:
         """Serves delivery reports for a moment, and counts it as back-pressure. Undeliverable as `poll`."""
