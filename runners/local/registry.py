@@ -28,6 +28,7 @@ class SchemaRegistry(Service):
         return [f"--schema_registry={self.url}"]
 
     def programs(self) -> list[Program]:
+        database = self.folder / "data" / "registry"
         return [
             JavaProgram(
                 name="registry",
@@ -42,8 +43,9 @@ class SchemaRegistry(Service):
                 environment={
                     "QUARKUS_HTTP_HOST": LOOPBACK,
                     "QUARKUS_HTTP_PORT": str(self.ports["registry"]),
-                    # By default schemas are in memory: after a stop and a start there would be none.
-                    "REGISTRY_DATASOURCE_URL": f"jdbc:h2:file:{self.folder / 'data' / 'registry'}",
+                    # By default schemas are in memory: after a stop and a start there would be none. And H2
+                    # writes half a second later: what it had answered would be gone after a kill.
+                    "REGISTRY_DATASOURCE_URL": f"jdbc:h2:file:{database};WRITE_DELAY=0",
                 },
                 ready=lambda: answers(f"{self.url}/subjects"),
             )

@@ -109,6 +109,13 @@ def test_the_registry_takes_compatible_schemas_only_and_keeps_them(schema_regist
     kept = requests.get(f"{schema_registry.url}/schemas/ids/{first.json()['id']}", timeout=20)
     assert json.loads(kept.json()["schema"])["fields"] == [speed]
 
+    last = register(schema_registry, "killed", lane)
+    for process in schema_registry.processes:
+        process.kill()
+    schema_registry.start()
+    url = f"{schema_registry.url}/schemas/ids/{last.json()['id']}"
+    assert requests.get(url, timeout=20).status_code == 200
+
 
 # --- HDFS
 
