@@ -47,6 +47,7 @@ import pyarrow.parquet as pq
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from runners.local import KafkaBroker
+from runners.local.waiting import wait_until
 from schemas.traffic import TRAFFIC
 from tests.benchmarks.stream_peers import (
     NotInstalled,
@@ -71,6 +72,7 @@ ROOT = Path(__file__).parents[2]
 BATCH_SECONDS = 0.1
 PEERS = {"flink_sql": flink_python, "spark": spark_python}
 DELAY_WINDOW, DELAY_ORDER = 10, 2
+AT_REST_PERCENT = 10
 
 silent = logging.getLogger(f"{__name__}.librdkafka")
 silent.setLevel(logging.CRITICAL)
@@ -166,6 +168,14 @@ def wait_until_read(broker: KafkaBroker, topic: str, process: subprocess.Popen, 
         if process.poll() is not None:
             raise SystemExit(f"the job has ended:\n{log.read_text()[-3000:]}")
         time.sleep(0.1)
+
+
+def settle(broker: KafkaBroker) -> None:
+    """Waits until the topic is on disk and its broker at rest: who drains it first would share the cores."""
+    os.sync()
+    brokers = [psutil.Process(process.pid) for process in broker.processes]
+    at_rest = wait_until(lambda: all(each.cpu_percent(1) < AT_REST_PERCENT for each in brokers), within=60)
+    assert at_rest, "the broker is still at work a minute after the topic was filled"
 
 
 def drain(
@@ -339,6 +349,7 @@ def compare(
     topic = f"traffic-{uuid.uuid4().hex[:8]}"
     broker.create_topic(topic, PARTITIONS)
     fill(broker.bootstrap_servers, topic, rows, step_seconds)
+    settle(broker)
     figures: dict[str, Any] = {"rows": rows, "step_seconds": step_seconds}
     figures["job"] = own = drain(broker, folder, topic, rows, step_seconds, {})
     print(f"job          {own}", flush=True)
@@ -353,6 +364,7 @@ def compare(
         topic = f"corrupt-{uuid.uuid4().hex[:8]}"
         broker.create_topic(topic, PARTITIONS)
         wrong = fill(broker.bootstrap_servers, topic, rows, step_seconds, corrupt)
+        settle(broker)
         figures["corrupt"] = bad = drain(broker, folder, topic, rows, step_seconds, wrong)
         rate = "rows_per_second_from_first_to_last"
         figures["corrupt_to_clean"] = round(bad[rate] / own[rate], 2)
