@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import re
 import shlex
 import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 
-from runners.folders import state_folder
+from runners.folders import state_folder, temporary_folder
 from runners.local.ports import LOOPBACK, free_ports
 
 FILE = "flink-conf.yaml"
@@ -25,7 +23,7 @@ state.savepoints.dir: {savepoints}
 
 def embedded_configuration() -> Path:
     """A folder for --flink_conf_dir, kept until this process ends; the port in it is a free one."""
-    folder = _temporary_folder()
+    folder = temporary_folder("flink-")
     savepoints = (state_folder() / "savepoints").as_uri()
     (folder / FILE).write_text(
         CONFIGURATION.format(host=LOOPBACK, port=next(free_ports()), savepoints=savepoints)
@@ -42,17 +40,10 @@ def java_of_this_process(java: Path) -> Path:
     """
     setpriv = shutil.which("setpriv")
     command = shlex.join([setpriv, "--pdeathsig", "TERM", str(java)] if setpriv else [str(java)])
-    launcher = _temporary_folder() / "java"
+    launcher = temporary_folder("flink-") / "java"
     launcher.write_text(f"#!/bin/sh\ntrap '' INT\nexec {command} \"$@\"\n")
     launcher.chmod(0o700)
     return launcher
-
-
-def _temporary_folder() -> Path:
-    """Kept until this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="flink-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def embedded_rest_url(folder: str | None) -> str | None:

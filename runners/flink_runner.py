@@ -2,7 +2,6 @@
 
 import logging
 import subprocess
-import tempfile
 import time
 
 from apache_beam.options.pipeline_options import JobServerOptions, PipelineOptions
@@ -11,6 +10,7 @@ from apache_beam.runners.portability import flink_runner
 from apache_beam.runners.portability.job_server import JobServer, StopOnExitJobServer
 from apache_beam.utils.subprocess_server import SubprocessServer
 
+from runners.folders import temporary_folder
 from runners.local.ports import accepts_connections
 
 POLL_SECONDS, LISTENS_SECONDS = 0.02, 10
@@ -26,9 +26,8 @@ class FlinkRunner(flink_runner.FlinkRunner):
 
 class _JobServer(JobServer):
     def __init__(self, options: PipelineOptions) -> None:
-        self._artifacts = tempfile.TemporaryDirectory(prefix="artifacts-")
-        if not options.view_as(JobServerOptions).artifacts_dir:
-            options.view_as(JobServerOptions).artifacts_dir = self._artifacts.name
+        given = options.view_as(JobServerOptions)
+        given.artifacts_dir = given.artifacts_dir or str(temporary_folder("artifacts-"))
         command, endpoint = flink_runner.FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
         port = int(endpoint.rpartition(":")[2])
         self._server = _ListeningServer(
@@ -39,10 +38,7 @@ class _JobServer(JobServer):
         return self._server.start()
 
     def stop(self) -> None:
-        try:
-            self._server.stop()
-        finally:
-            self._artifacts.cleanup()
+        self._server.stop()
 
 
 class _ListeningServer(SubprocessServer):

@@ -1,5 +1,8 @@
 """Where the runners keep what they fetch, and what local services write."""
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -15,3 +18,10 @@ def cache_folder() -> Path:
 def state_folder() -> Path:
     """What services and jobs write: topics, checkpoints, logs."""
     return platformdirs.user_state_path(APPLICATION)
+
+
+def temporary_folder(prefix: str) -> Path:
+    """A new one, kept until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

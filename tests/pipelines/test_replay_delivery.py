@@ -7,25 +7,14 @@ import pytest
 
 from pipelines.replay.accounts import ReplayAccounts
 from pipelines.replay.delivery import Delivery, Undeliverable
-from pipelines.replay.portions import OUTGOING
 from schemas.traffic import TRAFFIC
+from tests.pipelines.test_replay_faults import portion
 
 NOBODY = "127.0.0.1:1"
 MESSAGES, ROOM = 500, 20
 
 
 def test_when_hope_is_lost_midway_each_message_left_becomes_a_dead_letter() -> None:
-    rows = [
-        {
-            "value": f"row {row}".encode(),
-            "source": "a.csv",
-            "position": row,
-            "key": "s1",
-            "payload": f'{{"row":{row}}}'.encode(),
-            "event_time": 0,
-        }
-        for row in range(MESSAGES)
-    ]
     buried: list[pa.RecordBatch] = []
     accounts = ReplayAccounts(read=MESSAGES)
     properties = {
@@ -35,7 +24,7 @@ def test_when_hope_is_lost_midway_each_message_left_becomes_a_dead_letter() -> N
     }
     delivery = Delivery(properties, "traffic-raw", TRAFFIC, accounts, buried.append)
     with pytest.raises(Undeliverable):
-        delivery.send(pa.RecordBatch.from_pylist(rows, OUTGOING), 0.0)
+        delivery.send(portion([0] * MESSAGES, first_row=0).messages, 0.0)
     delivery.finish()
     assert delivery.failure is not None
     assert accounts.balanced

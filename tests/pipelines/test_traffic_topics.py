@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
@@ -10,7 +9,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 from confluent_kafka import Producer
 
 from pipelines import traffic
+from pipelines.alongside import alongside
 from pipelines.replay import __main__ as replay
 from pipelines.sample.traffic import write_sample
 from runners.local import KafkaBroker
@@ -183,12 +183,10 @@ def test_the_story_of_a_window_on_flink(kafka, schema_registry, new_topic, tmp_p
     ]
 
 
-@contextlib.contextmanager
-def trickle(kafka: KafkaBroker, topic: str, partitions: int) -> Iterator[None]:
+def trickle(kafka: KafkaBroker, topic: str, partitions: int) -> AbstractContextManager[None]:
     """A reading to each partition a hundred times a second, each a second after the one before."""
-    ended = threading.Event()
 
-    def send_on() -> None:
+    def send_on(ended: threading.Event) -> None:
         producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "enable.idempotence": True})
         for second in itertools.count():
             for partition in range(partitions):
@@ -197,13 +195,7 @@ def trickle(kafka: KafkaBroker, topic: str, partitions: int) -> Iterator[None]:
                 break
         producer.flush(30)
 
-    thread = threading.Thread(target=send_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return alongside(send_on)
 
 
 def test_windows_close_between_checkpoints_while_readings_keep_coming(kafka, new_topic, tmp_path):
