@@ -22,7 +22,7 @@ from transforms.batches import concatenate
 from transforms.casts import NAIVE, floats
 from transforms.deduplicate import deduplicate, sort_keys
 from transforms.medians import count_values, declared_medians, medians_of
-from transforms.windows import DAY_SECONDS, Stretch
+from transforms.windows import DAY_SECONDS, Stretch, gathered
 
 FILL_LIMIT = 3
 NOWHERE = -1
@@ -381,7 +381,7 @@ class _CleanPane(beam.DoFn):
         shard, batches = group[0], list(group[1])
         if not batches:  # every window ends with an empty pane
             return
-        readings, _ = deduplicate(concatenate(batches), self.feed)
+        readings, _ = deduplicate(gathered(batches, self.feed), self.feed)
         cleaned = clean_between(readings, self.feed, self.reference, *self.stretch.inside(window.end))
         if cleaned.num_rows:
             if pane.timing != PaneInfoTiming.LATE:  # which has the readings of the one before once more

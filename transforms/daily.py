@@ -12,10 +12,9 @@ import pyarrow as pa
 from schemas.daily import LEAST_COMPLETENESS, daily_schema
 from schemas.feed import TIMESTAMP, Feed
 from transforms.aggregate import MICROS, Runs, find_runs, maximum, mean, minimum
-from transforms.batches import concatenate
 from transforms.casts import floats
 from transforms.deduplicate import deduplicate
-from transforms.windows import DAY_SECONDS, Stretch, split_by_window
+from transforms.windows import DAY_SECONDS, Stretch, gathered, split_by_window
 
 
 def aggregate_days(readings: pa.RecordBatch, feed: Feed) -> pa.RecordBatch:
@@ -103,5 +102,5 @@ class AggregateDayPanes(beam.PTransform):
         self, shard: int, batches: Iterable[pa.RecordBatch]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         if batches := list(batches):  # every window ends with an empty pane
-            readings, _ = deduplicate(concatenate(batches), self.feed)
+            readings, _ = deduplicate(gathered(batches, self.feed), self.feed)
             yield shard, aggregate_days(readings, self.feed)

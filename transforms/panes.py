@@ -17,11 +17,10 @@ from apache_beam.utils.windowed_value import PaneInfo, PaneInfoTiming, WindowedV
 from schemas.feed import Feed
 from transforms import counters
 from transforms.aggregate import aggregate
-from transforms.batches import concatenate
 from transforms.deduplicate import deduplicate
 from transforms.latency import observe_latency
 from transforms.pane_counts import PaneCounts
-from transforms.windows import MICROS
+from transforms.windows import MICROS, gathered
 
 TIMINGS = {
     PaneInfoTiming.EARLY: "early",
@@ -98,7 +97,7 @@ class _SummarizePanes(beam.DoFn):
                 continue
             with counters.timed("deduplicate"):
                 batches = [batch for pane in panes.values() for batch in pane.batches]
-                readings, _ = deduplicate(concatenate(batches), self.feed)
+                readings, _ = deduplicate(gathered(batches, self.feed), self.feed)
             with counters.timed("aggregate"):
                 figures = aggregate(readings, self.feed, self.window_seconds, self.zero_is_missing)
                 figures = with_panes(figures, panes)

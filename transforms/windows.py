@@ -24,7 +24,12 @@ from apache_beam.transforms.window import FixedWindows, GlobalWindows, SlidingWi
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from schemas.feed import Feed
-from transforms.batches import concatenate, with_small_dictionaries
+from transforms.batches import (
+    concatenate,
+    has_dictionaries,
+    with_small_dictionaries,
+    without_dictionaries,
+)
 from transforms.deduplicate import sort_keys
 
 DAY_SECONDS = 86_400
@@ -57,8 +62,10 @@ def split_by_window(
         order = np.argsort(starts, kind="stable")
         starts, readings = starts[order], readings.take(pa.array(order))
     cuts = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
+    dictionaries = has_dictionaries(readings.schema)
     for low, high in itertools.pairwise(cuts):
-        yield int(starts[low]) * seconds, with_small_dictionaries(readings.slice(low, high - low))
+        window = readings.slice(low, high - low)
+        yield int(starts[low]) * seconds, with_small_dictionaries(window) if dictionaries else window
 
 
 def split_by_shard(readings: pa.RecordBatch, shards: int, key: str) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -68,6 +75,11 @@ def split_by_shard(readings: pa.RecordBatch, shards: int, key: str) -> Iterator[
     of_row = of_value[keys.indices.to_numpy()]
     for shard in np.unique(of_row).tolist():
         yield shard, with_small_dictionaries(readings.filter(pa.array(of_row == shard)))
+
+
+def gathered(batches: Iterable[pa.RecordBatch], feed: Feed) -> pa.RecordBatch:
+    """All rows of a group's batches, of `feed.reading_schema`. ValueError for no batch at all."""
+    return concatenate(batches).cast(feed.reading_schema)
 
 
 def accumulating(allowed_lateness_seconds: int, early_seconds: int = 0) -> dict[str, Any]:
@@ -89,7 +101,8 @@ class GroupByWindow(beam.PTransform):
 
     In a stream, with `allowed_lateness_seconds`, a window has several panes, each with all of its batches so
     far: early ones every `early_seconds` (0 for none), one on time, and one for every late batch. With
-    `shards` the key is a shard instead, and readings of one sensor are always in the same.
+    `shards` the key is a shard instead, and readings of one sensor are always in the same. The batches are
+    then without dictionaries, for there are many small ones: see `gathered`.
     """
 
     feed: Feed
@@ -114,10 +127,14 @@ class GroupByWindow(beam.PTransform):
         return accumulating(self.allowed_lateness_seconds, self.early_seconds)
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        parts = split_by_shard(readings, self.shards, self.feed.key) if self.shards else [(None, readings)]
-        for shard, rows in parts:
-            for start, window in split_by_window(rows, self.group_seconds, self.feed.event_time):
-                yield TimestampedValue((start if shard is None else shard, window), Timestamp(start))
+        seconds, event_time = self.group_seconds, self.feed.event_time
+        if not self.shards:
+            for start, window in split_by_window(readings, seconds, event_time):
+                yield TimestampedValue((start, window), Timestamp(start))
+            return
+        for shard, rows in split_by_shard(readings, self.shards, self.feed.key):
+            for start, window in split_by_window(without_dictionaries(rows), seconds, event_time):
+                yield TimestampedValue((shard, window), Timestamp(start))
 
 
 @dataclass(frozen=True)
@@ -207,7 +224,8 @@ class GatherStretches(beam.PTransform):
 class GroupByStretch(beam.PTransform):
     """Readings -> (shard, all batches so far of a stretch and of before and after it), in its window.
 
-    A stretch has a pane when what comes after it has passed, and one for every late batch.
+    A stretch has a pane when what comes after it has passed, and one for every late batch. The batches are
+    without dictionaries: see `gathered`.
     """
 
     feed: Feed
@@ -226,6 +244,7 @@ class GroupByStretch(beam.PTransform):
         )
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        for start, piece in split_by_window(readings, self.stretch.piece_seconds, self.feed.event_time):
-            for shard, rows in split_by_shard(piece, self.shards, self.feed.key):
-                yield TimestampedValue((shard, rows), Timestamp(start))
+        seconds, event_time = self.stretch.piece_seconds, self.feed.event_time
+        for shard, rows in split_by_shard(readings, self.shards, self.feed.key):
+            for start, piece in split_by_window(without_dictionaries(rows), seconds, event_time):
+                yield TimestampedValue((shard, piece), Timestamp(start))

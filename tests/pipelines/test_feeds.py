@@ -221,8 +221,8 @@ def test_the_windows_figures_are_those_that_duckdb_finds_in_the_readings(case: C
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    """The files of readings and figures; a dead letter says when it failed."""
-    files = (path for kind in ("raw", "processed") for path in (output / kind).rglob("*"))
+    """The files of readings and figures that a reader sees; a dead letter says when it failed."""
+    files = (path for kind in ("raw", "processed") for path in (output / kind).rglob("[!.]*"))
     return {str(path.relative_to(output)): path.read_bytes() for path in files if path.is_file()}
 
 
