@@ -117,14 +117,28 @@ def _rows_with_an_open_quote(
     places = np.flatnonzero(array == QUOTE)
     before = np.searchsorted(places, offsets)
     quotes = np.diff(before)
+    ends_field = np.zeros(256, bool)
+    ends_field[[QUOTE, RETURN, NEWLINE, ord(delimiter)]] = True
+    if not (quotes % 2).any() and _enclose_fields(places, array, ends_field):
+        return np.empty(0, np.int64)
     rows = np.repeat(np.arange(len(quotes)), quotes)
     opens = (np.arange(len(places)) - before[rows]) % 2 == 0
     neighbour = array[np.clip(np.where(opens, places - 1, places + 1), 0, len(array) - 1)]
-    regular = np.isin(neighbour, [QUOTE, RETURN, NEWLINE, ord(delimiter)]) | (places == offsets[:-1][rows])
+    regular = ends_field[neighbour] | (places == offsets[:-1][rows])
     suspects = np.unique(rows[~regular])
     closed = _closed(delimiter)
     open_rows = [row for row in suspects if not closed.fullmatch(text[offsets[row] : offsets[row + 1]])]
     return np.union1d(np.flatnonzero(quotes % 2), np.array(open_rows, np.int64))
+
+
+def _enclose_fields(places: np.ndarray, array: np.ndarray, ends_field: np.ndarray) -> bool:
+    """Whether of the quotes at those places each first one begins a field, and each second one ends it.
+
+    As in most files; a row begins behind the newline of the one before.
+    """
+    opens, closes = places[0::2], places[1::2]
+    opens, closes = opens[opens > 0], closes[closes < len(array) - 1]
+    return bool(ends_field[array[opens - 1]].all() and ends_field[array[closes + 1]].all())
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -20,8 +21,8 @@ SAMPLE_ROWS = 512
 NEEDS_ESCAPE = r'["\\\x00-\x1f]'
 QUOTE, BACKSLASH, SPACE = b'"\\ '
 NULL, NOTHING = pa.scalar("null"), pa.scalar("")
-WHOLES = pa.array([str(number) for number in range(10_000)])
-FRACTIONS = pa.array([f"{number / 1000:g}"[1:] for number in range(1000)])  # none, .001 and so on to .999
+HIGHEST = 10_000
+KEPT_TEXTS = 50  # of these numbers with what stands around them: a third of a megabyte each, or less
 
 
 def to_json(messages: pa.RecordBatch) -> pa.StringArray:
@@ -36,19 +37,40 @@ def to_json(messages: pa.RecordBatch) -> pa.StringArray:
     return _joined(_object(messages.schema.names, messages.columns), messages.num_rows)
 
 
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Texts that are looked up; `lasting` when those of the next batch are the same."""
+
+    values: pa.StringArray
+    lasting: bool = False
+
+    def between(self, before: str, after: str) -> pa.StringArray:
+        return pc.binary_join_element_wise(before, self.values, after, NOTHING)
+
+
+WHOLES = _Texts(pa.array([str(number) for number in range(HIGHEST)]), True)
+FRACTIONS = _Texts(pa.array([f"{n / 1000:g}"[1:] for n in range(1000)]), True)  # none, .001 and so on to .999
+
+
+@lru_cache(KEPT_TEXTS)
+def _kept(texts: _Texts, before: str, after: str) -> pa.StringArray:
+    return texts.between(before, after)
+
+
 @dataclass
 class _LookedUp:
-    """A text for each row, of few distinct ones: those of `texts` at `places`, between the same two."""
+    """A text for each row: those of `texts` at `places`, between the same two."""
 
-    texts: pa.StringArray
+    texts: _Texts
     places: pa.Array
     before: str = ""
     after: str = ""
 
     def of_rows(self) -> pa.StringArray:
-        texts = self.texts
+        texts = self.texts.values
         if self.before or self.after:
-            texts = pc.binary_join_element_wise(self.before, texts, self.after, NOTHING)
+            between = _kept if self.texts.lasting else _Texts.between
+            texts = between(self.texts, self.before, self.after)
         return texts.take(self.places)
 
 
@@ -77,7 +99,7 @@ def _joined(parts: Iterable[Part], rows: int) -> pa.StringArray:
 
 
 def _few(part: _LookedUp, rows: int) -> bool:
-    return len(part.texts) <= rows // 2
+    return part.texts.lasting or len(part.texts.values) <= rows // 2
 
 
 def _object(names: Sequence[str], columns: Sequence[pa.Array]) -> Iterator[Part]:
@@ -106,7 +128,7 @@ def _looked_up(texts: pa.StringArray, places: pa.Array) -> Part:
     if places.null_count:
         places = pc.fill_null(places.cast(pa.int32()), len(texts))
         texts = pa.concat_arrays([texts, pa.array(["null"])])
-    return texts[0].as_py() if len(texts) == 1 else _LookedUp(texts, places)
+    return texts[0].as_py() if len(texts) == 1 else _LookedUp(_Texts(texts), places)
 
 
 def _repeats(column: pa.Array) -> bool:
@@ -124,13 +146,13 @@ def _thousandths(column: pa.Array) -> list[Part] | None:
         return None
     numbers = column.to_numpy()
     highest = numbers.max()
-    if not (numbers.min() >= 0 and highest < len(WHOLES)):
+    if not (numbers.min() >= 0 and highest < HIGHEST):
         return None
     thousandths = np.rint(numbers * 1000)
     if (thousandths / 1000 != numbers).any():
         return None
     wholes, rest = np.divmod(thousandths.astype(np.int32), 1000)
-    return [_LookedUp(WHOLES[: int(highest) + 2], pa.array(wholes)), _LookedUp(FRACTIONS, pa.array(rest))]
+    return [_LookedUp(WHOLES, pa.array(wholes)), _LookedUp(FRACTIONS, pa.array(rest))]
 
 
 def _members(group: pa.StructArray) -> list[pa.Array]:
