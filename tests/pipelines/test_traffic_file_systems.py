@@ -18,8 +18,11 @@ from moto.server import ThreadedMotoServer
 
 from pipelines import compact, traffic
 from runners.local import FlinkCluster, HdfsCluster
+from schemas.traffic import TRAFFIC
 from tests.rows import accepted, micros
 from tests.stream_jobs import READS, job, reading, send, wait_for
+from transforms.csv_files import find_blocks, open_block, read_block
+from transforms.errors import UserError
 from transforms.files import files_below
 from transforms.merged_files import MergePanes, _WritePanes
 
@@ -101,6 +104,19 @@ def test_what_hdfs_refuses_is_one_line_and_status_2(hdfs: HdfsCluster, tmp_path,
         assert traffic.main([*arguments, *refused]) == 2
         said = [line for line in capfd.readouterr().err.splitlines() if "INFO" not in line]
         assert [line.partition(": cannot be")[0] for line in said] == [f"error: {refused[-2]} {below_a_file}"]
+
+
+def test_what_cannot_be_read_there_is_an_error_in_words(elsewhere):
+    root, flags = elsewhere
+    FileSystems.set_options(PipelineOptions(flags))
+    for look in (find_blocks, open_block):
+        with pytest.raises(UserError, match=f"^{root}/none.csv: cannot be read: "):
+            list(look(f"{root}/none.csv", TRAFFIC) or ())
+    write(f"{root}/cut/a.csv", HEADER + "a,2012-03-01 00:00,50\n")
+    (block,) = find_blocks(f"{root}/cut/a.csv", TRAFFIC)
+    FileSystems.delete([block.path])
+    with pytest.raises(UserError, match=f"^{block.path}: "):
+        list(read_block(block))
 
 
 def test_workers_in_a_pool_of_a_cluster_reach_them_too(
