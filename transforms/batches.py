@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -27,12 +28,9 @@ class RecordBatchCoder(beam.coders.Coder):
     small = pa.ipc.IpcWriteOptions(use_threads=False)
     reading = pa.ipc.IpcReadOptions(use_threads=False)
 
-    def __init__(self) -> None:
-        self._latest: tuple[pa.Schema, bytes | None] = pa.schema([]), None
-
     def encode(self, value: pa.RecordBatch) -> bytes:
         small = value.num_rows < SMALL_ROWS
-        if small and (schema := self._encode_schema(value.schema)):
+        if small and (schema := _encode_schema(value.schema)):
             return b"".join([len(schema).to_bytes(LENGTH_BYTES, "little"), schema, value.serialize()])
         sink = pa.BufferOutputStream()
         options = self.small if small else self.large
@@ -49,14 +47,6 @@ class RecordBatchCoder(beam.coders.Coder):
             pa.py_buffer(encoded).slice(end), _decode_schema(encoded[LENGTH_BYTES:end])
         )
 
-    def _encode_schema(self, schema: pa.Schema) -> bytes | None:
-        """None where a column has a dictionary. What the slices of a batch share is looked at once."""
-        latest, encoded = self._latest
-        if not latest.equals(schema, check_metadata=True):
-            encoded = None if has_dictionaries(schema) else schema.serialize().to_pybytes()
-            self._latest = schema, encoded
-        return encoded
-
     def estimate_size(self, value: pa.RecordBatch) -> int:
         """In memory. Beam asks it of the first elements of every step, and would encode them for it."""
         return value.nbytes
@@ -69,6 +59,27 @@ class RecordBatchCoder(beam.coders.Coder):
 
 
 beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
+
+
+class _Schemas(threading.local):
+    """The latest schema that each thread encoded, and its bytes, or None where a column has a dictionary.
+
+    Not in the coder, by whose fields Beam tells coders apart.
+    """
+
+    latest: tuple[pa.Schema, bytes | None] = pa.schema([]), None
+
+
+schemas = _Schemas()
+
+
+def _encode_schema(schema: pa.Schema) -> bytes | None:
+    """None where a column has a dictionary. What the slices of a batch share is looked at once."""
+    latest, encoded = schemas.latest
+    if not latest.equals(schema, check_metadata=True):
+        encoded = None if has_dictionaries(schema) else schema.serialize().to_pybytes()
+        schemas.latest = schema, encoded
+    return encoded
 
 
 @lru_cache(maxsize=1_000)

@@ -57,6 +57,13 @@ def test_small_batches_of_several_schemas_are_told_apart() -> None:
         assert CODER.decode(CODER.encode(batch)).equals(batch, check_metadata=True)
 
 
+def test_a_coder_that_was_used_is_still_the_same_to_beam() -> None:
+    coder = RecordBatchCoder()
+    coder.encode(without_dictionaries(accepted({})))
+    assert coder == RecordBatchCoder()
+    assert pickle.dumps(coder) == pickle.dumps(RecordBatchCoder())
+
+
 def test_a_slice_without_dictionaries_has_a_third_fewer_bytes() -> None:
     batch = accepted(*({"sensor_id": f"s{row}"} for row in range(20)))
     assert len(CODER.encode(without_dictionaries(batch))) < len(CODER.encode(batch)) * 2 / 3
