@@ -70,15 +70,15 @@ class _Schemas(threading.local):
     latest: tuple[pa.Schema, bytes | None] = pa.schema([]), None
 
 
-schemas = _Schemas()
+encoded_schemas = _Schemas()
 
 
 def _encode_schema(schema: pa.Schema) -> bytes | None:
     """None where a column has a dictionary. What the slices of a batch share is looked at once."""
-    latest, encoded = schemas.latest
+    latest, encoded = encoded_schemas.latest
     if not latest.equals(schema, check_metadata=True):
         encoded = None if has_dictionaries(schema) else schema.serialize().to_pybytes()
-        schemas.latest = schema, encoded
+        encoded_schemas.latest = schema, encoded
     return encoded
 
 

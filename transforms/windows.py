@@ -77,6 +77,18 @@ def split_by_shard(readings: pa.RecordBatch, shards: int, key: str) -> Iterator[
         yield shard, with_small_dictionaries(readings.filter(pa.array(of_row == shard)))
 
 
+def split_sharded(
+    readings: pa.RecordBatch, feed: Feed, shards: int, seconds: int
+) -> Iterator[TimestampedValue]:
+    """(shard, its readings of a window of so many seconds), stamped with the window's start.
+
+    Without dictionaries, for there are many small ones: see `gathered`.
+    """
+    for shard, rows in split_by_shard(readings, shards, feed.key):
+        for start, window in split_by_window(without_dictionaries(rows), seconds, feed.event_time):
+            yield TimestampedValue((shard, window), Timestamp(start))
+
+
 def gathered(batches: Iterable[pa.RecordBatch], feed: Feed) -> pa.RecordBatch:
     """All rows of a group's batches, of `feed.reading_schema`. ValueError for no batch at all."""
     return concatenate(batches).cast(feed.reading_schema)
@@ -101,8 +113,8 @@ class GroupByWindow(beam.PTransform):
 
     In a stream, with `allowed_lateness_seconds`, a window has several panes, each with all of its batches so
     far: early ones every `early_seconds` (0 for none), one on time, and one for every late batch. With
-    `shards` the key is a shard instead, and readings of one sensor are always in the same. The batches are
-    then without dictionaries, for there are many small ones: see `gathered`.
+    `shards` the key is a shard instead, and readings of one sensor are always in the same: see
+    `split_sharded`.
     """
 
     feed: Feed
@@ -127,14 +139,11 @@ class GroupByWindow(beam.PTransform):
         return accumulating(self.allowed_lateness_seconds, self.early_seconds)
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        seconds, event_time = self.group_seconds, self.feed.event_time
-        if not self.shards:
-            for start, window in split_by_window(readings, seconds, event_time):
-                yield TimestampedValue((start, window), Timestamp(start))
+        if self.shards:
+            yield from split_sharded(readings, self.feed, self.shards, self.group_seconds)
             return
-        for shard, rows in split_by_shard(readings, self.shards, self.feed.key):
-            for start, window in split_by_window(without_dictionaries(rows), seconds, event_time):
-                yield TimestampedValue((shard, window), Timestamp(start))
+        for start, window in split_by_window(readings, self.group_seconds, self.feed.event_time):
+            yield TimestampedValue((start, window), Timestamp(start))
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,7 @@ class GroupByStretch(beam.PTransform):
     """Readings -> (shard, all batches so far of a stretch and of before and after it), in its window.
 
     A stretch has a pane when what comes after it has passed, and one for every late batch. The batches are
-    without dictionaries: see `gathered`.
+    those of `split_sharded`.
     """
 
     feed: Feed
@@ -244,7 +253,4 @@ class GroupByStretch(beam.PTransform):
         )
 
     def _split(self, readings: pa.RecordBatch) -> Iterator[TimestampedValue]:
-        seconds, event_time = self.stretch.piece_seconds, self.feed.event_time
-        for shard, rows in split_by_shard(readings, self.shards, self.feed.key):
-            for start, piece in split_by_window(without_dictionaries(rows), seconds, event_time):
-                yield TimestampedValue((shard, piece), Timestamp(start))
+        return split_sharded(readings, self.feed, self.shards, self.stretch.piece_seconds)
