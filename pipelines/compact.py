@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from pipelines.options.files import absolute
@@ -107,7 +106,7 @@ def _folders(output: str, pattern: str) -> dict[str, list[str]]:
 def _refuse_unreadable(output: str) -> None:
     try:
         files_below(output, "*")
-    except (OSError, BeamIOError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--output {output}: cannot be listed: {error}") from error
 
 

@@ -28,7 +28,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from transforms.errors import UserError
@@ -161,7 +160,7 @@ def _publish_staged(root: str, folder: str, token: str, merged: str) -> None:
         raise Withdrawn(folder)
     try:
         rename(_staged(root, folder, token, merged), merged)
-    except (OSError, BeamIOError) as error:
+    except OSError as error:
         if _holds(root, folder, token):
             raise UserError(f"{merged}: cannot be written: {error}") from error
         raise Withdrawn(folder) from error

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from schemas.feed import RFC_4180, CsvDialect, Feed
 from schemas.record import RECORD
-from transforms.errors import UserError
+from transforms.errors import UserError, file_errors
 
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 BATCH_BYTES = 4 << 20
@@ -216,7 +216,7 @@ def _codec(path: str) -> str | None:
 def _open(path: str) -> BinaryIO:
     try:
         file = _open_remote(path) if "://" in path else open(path, "rb")  # noqa: SIM115 - whoever opens it closes it
-    except _read_errors(path) as error:
+    except file_errors(path) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     codec = _codec(path)
     return pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) if codec else file
@@ -229,18 +229,10 @@ def _open_remote(path: str) -> BinaryIO:
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
-def _read_errors(path: str) -> tuple[type[Exception], ...]:
-    if "://" not in path:
-        return (OSError,)
-    from transforms.files import file_errors  # only here, for it needs Beam
-
-    return file_errors(path)
-
-
 def _read(path: str, file: BinaryIO, size: int) -> bytes:
     try:
         return file.read(size)
-    except (*_read_errors(path), pa.ArrowException) as error:
+    except (*file_errors(path), pa.ArrowException) as error:
         raise UserError(f"{path}: truncated or damaged: {error}") from error
 
 

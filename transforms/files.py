@@ -16,7 +16,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from transforms.errors import UserError
+from transforms.errors import UserError, file_errors
 
 
 class FileDoFn(beam.DoFn):
@@ -98,20 +98,6 @@ def read_file(path: str) -> bytes | None:
         if FileSystems.exists(path):
             raise
         return None
-
-
-def file_errors(path: str) -> tuple[type[Exception], ...]:
-    """What Beam's file system raises for a path that is gone or refused; those of two come from extras."""
-    match FileSystems.get_scheme(path):
-        case "hdfs":
-            from hdfs import HdfsError
-
-            return OSError, BeamIOError, HdfsError
-        case "s3":
-            from apache_beam.io.aws.clients.s3.messages import S3ClientError
-
-            return OSError, BeamIOError, S3ClientError
-    return OSError, BeamIOError
 
 
 def read_json(path: str) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from pipelines.options.files import absolute
 from pipelines.options.values import whole_number
 from schemas.feed import Feed, Field
 from transforms.decode_csv import BLANKS
-from transforms.errors import UserError
-from transforms.files import file_errors
+from transforms.errors import UserError, file_errors
 
 LIVE_FUTURE_SECONDS = 3600
 
